@@ -1,0 +1,1 @@
+"""What somebody asks to run, whatever the request was written in."""

@@ -1,0 +1,112 @@
+"""The Workload: one frozen value that says what is to be run and what was asked for.
+
+It holds requests, never grants: what becomes of them is the engine's decision. Text may hold any
+bytes (surrogateescape); sizes are bytes, durations milliseconds, CPUs thousandths of one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal, NamedTuple
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class Frozen(BaseModel):
+    """Base of immutable values: unknown fields are errors."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Request(NamedTuple):
+    """One control that the caller asked for, with the flag that says so."""
+
+    control: str
+    value: object
+    origin: str
+
+
+class Mount(Frozen):
+    """A directory or file that the sandbox is to see.
+
+    ``source`` is an absolute path of the host without symlinks (None for a tmpfs), ``destination``
+    the absolute path inside, ``size`` the bytes of a tmpfs, ``origin`` the flag.
+    """
+
+    access: Literal["ro", "rw", "tmpfs"]
+    source: str | None
+    destination: str
+    size: int | None = None
+    origin: str
+
+
+class Environment(Frozen):
+    """Names to take over from the caller, and values that are set."""
+
+    inherit: tuple[str, ...] = ()
+    values: tuple[tuple[str, str], ...] = ()
+
+
+class Workload(Frozen):
+    """A request to run one command.
+
+    ``links`` are symlinks (path inside, target) that a toolchain needs in order to be found under
+    the name it was asked for. ``origins`` maps a control id to the flag that asked for it.
+    """
+
+    argv: tuple[str, ...]
+    working_directory: str | None = None
+    caller_directory: str
+    home: str
+    rootfs: str | None = None
+    mounts: tuple[Mount, ...] = ()
+    toolchains: tuple[str, ...] = ()
+    links: tuple[tuple[str, str], ...] = ()
+    environment: Environment = Environment()
+    network: str | None = None
+    limits: Mapping[str, int] = Field(default_factory=dict)
+    user: tuple[int, int] | None = None
+    hostname: str | None = None
+    labels: Mapping[str, str] = Field(default_factory=dict)
+    trust: str | None = None
+    terminal: bool = False
+    interactive: bool = False
+    origins: Mapping[str, str] = Field(default_factory=dict)
+
+    def requests(self) -> tuple[Request, ...]:
+        """Every control that was asked for, in the order of their ids.
+
+        Paths come as a frozenset of host paths (``filesystem.readable``, ``filesystem.writable``),
+        inherited names as a frozenset (``environment``), limits as int.
+        """
+        asked: dict[str, tuple[object, str]] = {}
+        for control, access in (("filesystem.readable", "ro"), ("filesystem.writable", "rw")):
+            mounts = [m for m in self.mounts if m.access == access and m.source is not None]
+            if mounts:
+                asked[control] = (frozenset(m.source for m in mounts), _together(mounts))
+        if self.network is not None:
+            asked["network"] = (self.network, "--network")
+        if self.environment.inherit:
+            asked["environment"] = (frozenset(self.environment.inherit), "--env")
+        if self.user is not None:
+            asked["ids.user"] = ("root" if self.user[0] == 0 else "self", "--user")
+        if self.terminal:
+            asked["terminal"] = ("private", "-t")
+        for name, value in self.limits.items():
+            asked[f"limits.{name}"] = (value, "--" + name.replace("_", "-"))
+        return tuple(Request(control, value, self.origins.get(control, origin))
+                     for control, (value, origin) in sorted(asked.items()))
+
+    def canonical(self) -> dict[str, Any]:
+        """The workload as JSON-ready values, without the values of environment variables.
+
+        A Decision is stored and shown; a token given by ``--env TOKEN=…`` must not be in it.
+        """
+        document = self.model_dump(mode="python")
+        document["environment"] = {"inherit": list(self.environment.inherit),
+                                   "set": [name for name, _ in self.environment.values]}
+        return document
+
+
+def _together(mounts: list[Mount]) -> str:
+    return ", ".join(dict.fromkeys(m.origin for m in mounts))
