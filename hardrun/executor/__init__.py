@@ -1,0 +1,1 @@
+"""The program that enforces a plan, and the Python that starts it."""

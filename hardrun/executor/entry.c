@@ -1,0 +1,119 @@
+/* Entry: find the image, make sure that nobody can rewrite it, check the plan, start. */
+#include "executor.h"
+
+#include <fcntl.h>
+#include <signal.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/prctl.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+static int refuse(const char *problem, int error)
+{
+	struct text text = {.size = 0};
+	text_add(&text, "hardrun: ");
+	text_add(&text, problem);
+	if (error) {
+		text_add(&text, ": ");
+		text_errno(&text, error);
+	}
+	text_add(&text, "\n");
+	text_write(&text, STDERR_FILENO);
+	return EXIT_REFUSED;
+}
+
+/* A closed descriptor 0-2 would be taken by the next open and handed to the workload. */
+static int fill_standard_descriptors(void)
+{
+	for (int fd = 0; fd < 3; fd++)
+		if (fcntl(fd, F_GETFD) < 0 && open("/dev/null", O_RDWR) != fd)
+			return -1;
+	return 0;
+}
+
+static int hand_over(const struct sandbox *sandbox)
+{
+	const char *word = sandbox->fallback.data, *end = word + sandbox->fallback.size;
+	char *argv[64];
+	size_t count = 0;
+	for (; word < end && count < 63; word += strlen(word) + 1)
+		argv[count++] = (char *)(uintptr_t)word;
+	for (char **rest = sandbox->argv + 1; *rest && count < 63; rest++)
+		argv[count++] = *rest;
+	argv[count] = NULL;
+	if (count && count < 63)
+		execve(argv[0], argv, sandbox->environment);
+	return refuse("the stored plan is stale and can't be made again", errno);
+}
+
+static int start(struct sandbox *sandbox)
+{
+	struct streams *streams;
+	uint32_t failed;
+	pid_t init;
+	int pidfd;
+	/* One page that parent, PID 1 and workload share: how a failure gets out without a call. */
+	sandbox->failure = mmap(NULL, sizeof *sandbox->failure, PROT_READ | PROT_WRITE,
+				MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+	streams = mmap(NULL, sizeof *streams, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS,
+		       -1, 0);
+	if (sandbox->failure == MAP_FAILED || streams == MAP_FAILED)
+		return refuse("out of memory", errno);
+	if (launch_checks(sandbox, &failed) < 0) {
+		struct failure failure = {.set = 1, .operation = failed, .error = errno};
+		if (sandbox->fallback.size && sandbox->site == NULL)
+			return hand_over(sandbox);
+		if (sandbox->site)
+			strncpy(failure.site, sandbox->site, sizeof failure.site - 1);
+		report_failure(sandbox, &failure);
+		return EXIT_REFUSED;
+	}
+	if (prepare_arguments(sandbox) < 0)
+		return refuse("can't prepare the arguments", errno);
+	if (streams_open(sandbox, streams) < 0)
+		return refuse("can't set up standard input and output", errno);
+	if (launch_clone(sandbox, &pidfd, &init) < 0) {
+		struct operation operation;
+		plan_find(&sandbox->plan, OP_CLONE, &operation);
+		struct failure failure = {.set = 1, .operation = operation.index, .error = errno,
+					  .site = "clone3"};
+		report_failure(sandbox, &failure);
+		return EXIT_REFUSED;
+	}
+	return parent_main(sandbox, streams, init, pidfd);
+}
+
+int main(int argc, char **argv, char **environment)
+{
+	static struct sandbox sandbox;
+	static char directory[4096];
+	struct image image;
+	const char *problem;
+	(void)argc;
+	if (fill_standard_descriptors() < 0)
+		return EXIT_REFUSED;
+	if (image_open(&image, &problem) < 0)
+		return refuse(problem, 0);
+	if (!image_is_safe(&image)) {
+		image_seal(&image, argv, environment);
+		return refuse("can't run from a sealed memory file", errno);
+	}
+	close(image.fd);
+	prctl(PR_SET_NAME, "hardrun");
+	problem = plan_load(&sandbox.plan, image.plan);
+	if (problem)
+		return refuse(problem, 0);
+	sandbox.fallback = image.fallback;
+	sandbox.argv = argv;
+	sandbox.environment = environment;
+	sandbox.uid = getuid();
+	sandbox.gid = getgid();
+	sandbox.umask = umask(0);
+	/* A caller that ignores SIGCHLD would have the kernel reap what is waited for here. */
+	signal(SIGCHLD, SIG_DFL);
+	sandbox.caller_directory = getcwd(directory, sizeof directory);
+	sandbox.root_fd = sandbox.proc_fd = -1;
+	sandbox.ruleset_fd = sandbox.mask_fd = sandbox.terminal_fd = -1;
+	return start(&sandbox);
+}

@@ -1,0 +1,81 @@
+/*
+ * The image: this program's own file, with a plan appended. It is what /proc/PID/exe shows, so it
+ * must be something that the sandbox can't write: an entry point "#!/proc/self/exe" would otherwise
+ * re-enter the executor and let the workload overwrite it (CVE-2019-5736).
+ */
+#include "executor.h"
+#include "uapi.h"
+
+#include <fcntl.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <sys/sendfile.h>
+
+#define ALL_SEALS (F_SEAL_SEAL | F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_WRITE)
+
+struct trailer {
+	uint32_t plan_size, decision_size, fallback_size, reserved, checksum;
+	uint32_t padding[3];
+	char magic[8];
+};
+_Static_assert(sizeof(struct trailer) == TRAILER_SIZE, "the schema and the executor disagree");
+
+bool image_is_safe(const struct image *image)
+{
+	struct stat status;
+	int seals = fcntl(image->fd, F_GET_SEALS);
+	if (seals >= 0)
+		return (seals & ALL_SEALS) == ALL_SEALS;
+	return fstat(image->fd, &status) == 0 && status.st_uid == 0 && geteuid() != 0 &&
+	       !(status.st_mode & (S_IWGRP | S_IWOTH));
+}
+
+int image_seal(const struct image *image, char **argv, char **environment)
+{
+	off_t offset = 0;
+	int fd = memfd_create("hardrun", MFD_CLOEXEC | MFD_ALLOW_SEALING);
+	if (fd < 0)
+		return -1;
+	while ((size_t)offset < image->size)
+		if (sendfile(fd, image->fd, &offset, image->size - (size_t)offset) <= 0)
+			return -1;
+	if (fcntl(fd, F_ADD_SEALS, ALL_SEALS) < 0)
+		return -1;
+	return (int)syscall(SYS_execveat, fd, "", argv, environment, AT_EMPTY_PATH);
+}
+
+static bool parts_fit(struct image *image, const struct trailer *trailer)
+{
+	uint64_t rest = (uint64_t)trailer->decision_size + trailer->fallback_size;
+	uint64_t all = rest + trailer->plan_size + TRAILER_SIZE;
+	if (memcmp(trailer->magic, TRAILER_MAGIC, sizeof trailer->magic) || all > image->size)
+		return false;
+	image->plan.data = (const char *)image->base + (image->size - all);
+	image->plan.size = trailer->plan_size;
+	image->fallback.data = (const char *)image->base + image->size - TRAILER_SIZE -
+			       trailer->fallback_size;
+	image->fallback.size = trailer->fallback_size;
+	return !image->fallback.size || !image->fallback.data[image->fallback.size - 1];
+}
+
+int image_open(struct image *image, const char **problem)
+{
+	struct stat status;
+	struct trailer trailer;
+	void *base;
+	*problem = "can't open /proc/self/exe: is /proc mounted?";
+	image->fd = open("/proc/self/exe", O_RDONLY | O_CLOEXEC);
+	if (image->fd < 0 || fstat(image->fd, &status) < 0)
+		return -1;
+	*problem = "there is no plan in this program: start it with hardrun run or hardrun compile";
+	image->size = (size_t)status.st_size;
+	if (image->size < sizeof trailer)
+		return -1;
+	base = mmap(NULL, image->size, PROT_READ, MAP_PRIVATE, image->fd, 0);
+	if (base == MAP_FAILED)
+		return -1;
+	image->base = base;
+	memcpy(&trailer, image->base + image->size - sizeof trailer, sizeof trailer);
+	return parts_fit(image, &trailer) ? 0 : -1;
+}

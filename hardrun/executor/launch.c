@@ -1,0 +1,194 @@
+/* Before the clone: is everything still as it was when the plan was made? Then clone3. */
+#include "executor.h"
+#include "uapi.h"
+
+#include <fcntl.h>
+#include <sched.h>
+#include <signal.h>
+#include <string.h>
+#include <sys/resource.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+
+static uint64_t nanoseconds(struct timespec time)
+{
+	return (uint64_t)time.tv_sec * 1000000000u + (uint64_t)time.tv_nsec;
+}
+
+static bool same_path(const char *path, const uint64_t *values)
+{
+	struct stat status;
+	if (lstat(path, &status) < 0)
+		return (errno == ENOENT || errno == ENOTDIR) && !values[1] && !values[2];
+	return status.st_dev == values[1] && status.st_ino == values[2] &&
+	       (!values[3] || nanoseconds(status.st_mtim) == values[3]) &&
+	       (!values[4] || nanoseconds(status.st_ctim) == values[4]);
+}
+
+static bool same_content(const char *path, const char *content)
+{
+	char buffer[512];
+	int fd = open(path, O_RDONLY | O_CLOEXEC);
+	ssize_t size = fd < 0 ? -1 : read(fd, buffer, sizeof buffer - 1);
+	if (fd >= 0)
+		close(fd);
+	if (size < 0)
+		return false;
+	while (size > 0 && buffer[size - 1] == '\n')
+		size--;
+	buffer[size] = 0;
+	return strcmp(buffer, content) == 0;
+}
+
+/* getgroups(2) promises no order; the plan's list is sorted. */
+static bool same_groups(struct blob wanted)
+{
+	gid_t groups[1024];
+	int count = getgroups(1024, groups);
+	if (count < 0 || (size_t)count * sizeof *groups != wanted.size)
+		return false;
+	for (int i = 0; i < count; i++) {
+		bool found = false;
+		for (size_t at = 0; at < wanted.size && !found; at += sizeof(uint32_t))
+			found = memcmp(wanted.data + at, &groups[i], sizeof(uint32_t)) == 0;
+		if (!found)
+			return false;
+	}
+	return true;
+}
+
+static bool holds(struct sandbox *sandbox, const struct operation *operation)
+{
+	const struct plan *plan = &sandbox->plan;
+	const uint64_t *values = operation->values;
+	struct rlimit limit;
+	switch ((enum opcode)operation->type->opcode) {
+	case OP_REQUIRE_PATH:
+		return same_path(plan_string(plan, operation, 0), values);
+	case OP_REQUIRE_CONTENT:
+		return same_content(plan_string(plan, operation, 0),
+				    plan_string(plan, operation, 1));
+	case OP_REQUIRE_IDS:
+		return sandbox->uid == values[0] && geteuid() == values[0] &&
+		       sandbox->gid == values[1] && getegid() == values[1] &&
+		       same_groups(plan_blob(plan, operation, 2));
+	case OP_REQUIRE_HARD_LIMIT:
+		return getrlimit((int)values[0], &limit) == 0 && limit.rlim_max >= values[1];
+	case OP_REQUIRE_LANDLOCK:
+		return (uint64_t)syscall(NR_LANDLOCK_CREATE_RULESET, NULL, 0,
+					 LANDLOCK_CREATE_RULESET_VERSION) == values[0];
+	default:
+		return true;
+	}
+}
+
+/*
+ * All sandboxes of a user share one empty session keyring: without it they would see the user's
+ * keys, and one for each would meet the quota of 200 keys. Only a kernel without keys may lack it.
+ */
+static int join_keyring(struct sandbox *sandbox, const char *name)
+{
+	if (syscall(SYS_keyctl, KEYCTL_JOIN_SESSION_KEYRING, name) < 0 && errno != ENOSYS)
+		return fail(sandbox, "keyctl");
+	return 0;
+}
+
+int launch_checks(struct sandbox *sandbox, uint32_t *failed)
+{
+	struct operation operation;
+	for (uint32_t i = 0; i < sandbox->plan.count; i++) {
+		plan_operation(&sandbox->plan, i, &operation);
+		if (operation.type->phase != PHASE_LAUNCH)
+			break;
+		*failed = i;
+		sandbox->site = NULL;
+		if (operation.type->opcode == OP_JOIN_SESSION_KEYRING &&
+		    join_keyring(sandbox, plan_string(&sandbox->plan, &operation, 0)) < 0)
+			return -1;
+		if (!holds(sandbox, &operation)) {
+			errno = ESTALE;
+			return -1;
+		}
+	}
+	return 0;
+}
+
+int launch_clone(struct sandbox *sandbox, int *pidfd, pid_t *pid)
+{
+	struct operation operation;
+	int pair[2], one = 1;
+	sigset_t all;
+	long result;
+	/* Signals wait for the signal descriptor here and for sigwaitinfo in PID 1. */
+	sigfillset(&all);
+	if (sigprocmask(SIG_BLOCK, &all, NULL) < 0)
+		return -1;
+	plan_find(&sandbox->plan, OP_CLONE, &operation);
+	if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair) < 0)
+		return -1;
+	if (setsockopt(pair[0], SOL_SOCKET, SO_PASSCRED, &one, sizeof one) < 0)
+		return -1;
+	struct clone_arguments arguments = {
+		.flags = operation.values[0] | CLONE_PIDFD,
+		.pidfd = (uint64_t)(uintptr_t)pidfd,
+		.exit_signal = SIGCHLD,
+	};
+	result = syscall(NR_CLONE3, &arguments, sizeof arguments);
+	if (result == 0) {
+		close(pair[0]);
+		sandbox->control_fd = pair[1];
+		init_main(sandbox);
+	}
+	close(pair[1]);
+	sandbox->control_fd = pair[0];
+	*pid = (pid_t)result;
+	return result < 0 ? -1 : 0;
+}
+
+/* The sentence of the schema, with this operation's arguments in it. */
+static void describe(struct text *text, const struct plan *plan, const struct operation *operation)
+{
+	for (const char *at = operation->type->sentence; *at; at++) {
+		char plain[2] = {*at, 0};
+		if (*at != '%') {
+			text_add(text, plain);
+			continue;
+		}
+		char conversion = *++at;
+		unsigned index = (unsigned)(*++at - '0');
+		if (conversion == 's') {
+			const char *string = plan_string(plan, operation, index);
+			text_escape(text, string, strlen(string));
+		} else {
+			text_number(text, operation->values[index],
+				    conversion == 'x' ? 16 : conversion == 'o' ? 8 : 10);
+		}
+	}
+}
+
+void report_failure(const struct sandbox *sandbox, const struct failure *failure)
+{
+	struct text text = {.size = 0};
+	struct operation operation;
+	text_add(&text, "hardrun: ");
+	if (failure->operation < sandbox->plan.count) {
+		plan_operation(&sandbox->plan, failure->operation, &operation);
+		describe(&text, &sandbox->plan, &operation);
+		text_add(&text, ": ");
+	}
+	if (failure->site[0]) {
+		text_add(&text, failure->site);
+		text_add(&text, ": ");
+	}
+	text_errno(&text, failure->error);
+	if (failure->operation < sandbox->plan.count) {
+		text_add(&text, " (operation ");
+		text_number(&text, failure->operation, 10);
+		if (operation.reason[0])
+			text_add(&text, ", ");
+		text_escape(&text, operation.reason, strlen(operation.reason));
+		text_add(&text, ")");
+	}
+	text_add(&text, "\n");
+	text_write(&text, STDERR_FILENO);
+}

@@ -1,0 +1,224 @@
+/*
+ * Binds and the root. Descriptor-based from end to end: a tree is cloned from a descriptor, gets
+ * its attributes while still detached, and is attached to a descriptor. A failure never falls back
+ * to mount(2) with a path.
+ */
+#include "executor.h"
+#include "uapi.h"
+
+#include <fcntl.h>
+#include <string.h>
+#include <sys/mount.h>
+#include <sys/stat.h>
+#include <sys/sysmacros.h>
+
+#define FLAG_PINNED 1u
+#define FLAG_RECURSIVE 2u
+#define OVERFLOW_ID 65534u
+
+/*
+ * In a user namespace of its own every mount is already a slave of the host's; the root must also
+ * not pass mounts on to what is attached below it. Clones are made private one by one.
+ */
+int make_private(struct sandbox *sandbox)
+{
+	CHECK(mount(NULL, "/", NULL, MS_PRIVATE, NULL), "mount");
+	return 0;
+}
+
+/* From inside the user namespace a foreign owner shows as the overflow id. */
+static bool owner_matches(const struct sandbox *sandbox, uid_t seen, uint64_t recorded)
+{
+	if (recorded == sandbox->uid)
+		return seen == getuid();
+	return seen != getuid() || seen == OVERFLOW_ID;
+}
+
+/* A source that was swapped since the decision must not be bound (CVE-2024-1753, CVE-2025-9566). */
+static int open_source(struct sandbox *sandbox, const char *path, struct stat *status)
+{
+	int fd;
+	CHECK(fd = openat2(AT_FDCWD, path, O_PATH | O_CLOEXEC,
+			   RESOLVE_NO_SYMLINKS | RESOLVE_NO_MAGICLINKS), "openat2");
+	if (fstat(fd, status) < 0) {
+		close(fd);
+		return fail(sandbox, "fstat");
+	}
+	return fd;
+}
+
+static int changed(struct sandbox *sandbox, int fd)
+{
+	close(fd);
+	errno = ESTALE;
+	return fail(sandbox, "source changed");
+}
+
+int clone_tree(struct sandbox *sandbox, int source_fd, unsigned recursive, uint64_t attributes)
+{
+	struct mount_attributes set = {.set = attributes, .propagation = MS_PRIVATE};
+	int tree_fd = open_tree(source_fd, "", OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC | AT_EMPTY_PATH |
+					       recursive);
+	if (tree_fd < 0)
+		return fail(sandbox, "open_tree");
+	if (mount_setattr(tree_fd, AT_EMPTY_PATH | recursive, &set) < 0) {
+		close(tree_fd);
+		return fail(sandbox, "mount_setattr");
+	}
+	return tree_fd;
+}
+
+int attach(struct sandbox *sandbox, int tree_fd, const char *destination)
+{
+	int target_fd = open_in_root(sandbox, destination, O_PATH | O_NOFOLLOW);
+	int result = target_fd < 0 ? -1 : move_mount(tree_fd, target_fd);
+	if (target_fd >= 0 && result < 0)
+		fail(sandbox, "move_mount");
+	if (target_fd >= 0)
+		close(target_fd);
+	close(tree_fd);
+	return result;
+}
+
+/* The new root is stacked on the old one, whose name is then gone with the pivot. */
+int attach_root(struct sandbox *sandbox, int tree_fd)
+{
+	int old_fd;
+	CHECK(old_fd = open("/", O_PATH | O_DIRECTORY | O_CLOEXEC), "open");
+	CHECK(move_mount(tree_fd, old_fd), "move_mount");
+	close(old_fd);
+	sandbox->root_fd = tree_fd;
+	return 0;
+}
+
+int root_bind(struct sandbox *sandbox, const struct operation *operation)
+{
+	struct stat status;
+	const uint64_t *values = operation->values;
+	int tree_fd, fd = open_source(sandbox, plan_string(&sandbox->plan, operation, 0), &status);
+	if (fd < 0)
+		return -1;
+	if (!S_ISDIR(status.st_mode) || !owner_matches(sandbox, status.st_uid, values[4]) ||
+	    ((values[1] & FLAG_PINNED) &&
+	     (status.st_dev != values[2] || status.st_ino != values[3])))
+		return changed(sandbox, fd);
+	tree_fd = clone_tree(sandbox, fd, TREE_RECURSIVE, MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV);
+	close(fd);
+	return tree_fd < 0 ? -1 : attach_root(sandbox, tree_fd);
+}
+
+int bind_tree(struct sandbox *sandbox, const struct operation *operation)
+{
+	struct stat status;
+	const uint64_t *values = operation->values;
+	unsigned recursive = values[3] & FLAG_RECURSIVE ? TREE_RECURSIVE : 0;
+	int tree_fd, fd = open_source(sandbox, plan_string(&sandbox->plan, operation, 0), &status);
+	if (fd < 0)
+		return -1;
+	if ((status.st_mode & S_IFMT) != (values[6] & UINT32_MAX) ||
+	    !owner_matches(sandbox, status.st_uid, values[6] >> 32) ||
+	    ((values[3] & FLAG_PINNED) &&
+	     (status.st_dev != values[4] || status.st_ino != values[5])))
+		return changed(sandbox, fd);
+	tree_fd = clone_tree(sandbox, fd, recursive, values[2]);
+	close(fd);
+	if (tree_fd < 0)
+		return -1;
+	return attach(sandbox, tree_fd, plan_string(&sandbox->plan, operation, 1));
+}
+
+static bool lies_beneath(const char *path, const char *directory, size_t size)
+{
+	while (size && directory[size - 1] == '/')
+		size--;
+	return strncmp(path, directory, size) == 0 && (path[size] == '/' || !path[size] || !size);
+}
+
+/* A program compiled for "the directory that I am called in" must not be given a way out. */
+static bool directory_is_refused(const char *directory, struct blob refused)
+{
+	size_t length = strlen(directory);
+	const char *end = refused.data + refused.size;
+	for (const char *path = refused.data; path < end; path += strnlen(path, (size_t)(end - path)) + 1) {
+		size_t size = strnlen(path, (size_t)(end - path));
+		if (path + size == end)
+			return true;
+		if (lies_beneath(path, directory, length))
+			return true;
+		if (size && path[size - 1] == '/' && lies_beneath(directory, path, size))
+			return true;
+	}
+	return directory[0] != '/';
+}
+
+int bind_working_directory(struct sandbox *sandbox, const struct operation *operation)
+{
+	const char *directory = sandbox->caller_directory;
+	int fd, tree_fd;
+	if (!directory || directory_is_refused(directory, plan_blob(&sandbox->plan, operation, 1))) {
+		errno = EACCES;
+		return fail(sandbox, "working directory");
+	}
+	CHECK(fd = open(".", O_PATH | O_DIRECTORY | O_CLOEXEC), "open");
+	tree_fd = clone_tree(sandbox, fd, TREE_RECURSIVE, operation->values[0]);
+	close(fd);
+	if (tree_fd < 0 || make_directories(sandbox, directory) < 0)
+		return -1;
+	return attach(sandbox, tree_fd, directory);
+}
+
+int bind_device(struct sandbox *sandbox, const struct operation *operation)
+{
+	struct stat status;
+	int tree_fd, fd = open_source(sandbox, plan_string(&sandbox->plan, operation, 0), &status);
+	if (fd < 0)
+		return -1;
+	if (!S_ISCHR(status.st_mode) || status.st_rdev != operation->values[2])
+		return changed(sandbox, fd);
+	tree_fd = clone_tree(sandbox, fd, 0, MOUNT_ATTR_NOSUID | MOUNT_ATTR_NOEXEC);
+	close(fd);
+	if (tree_fd < 0)
+		return -1;
+	return attach(sandbox, tree_fd, plan_string(&sandbox->plan, operation, 1));
+}
+
+static int bind_over_itself(struct sandbox *sandbox, const char *path, unsigned recursive,
+			    uint64_t attributes)
+{
+	int tree_fd, fd = open_in_root(sandbox, path, O_PATH);
+	if (fd < 0)
+		return -1;
+	tree_fd = clone_tree(sandbox, fd, recursive, attributes);
+	close(fd);
+	return tree_fd < 0 ? -1 : attach(sandbox, tree_fd, path);
+}
+
+int writable_directory(struct sandbox *sandbox, const struct operation *operation)
+{
+	return bind_over_itself(sandbox, plan_string(&sandbox->plan, operation, 0), 0,
+				operation->values[1]);
+}
+
+int make_read_only(struct sandbox *sandbox, const struct operation *operation)
+{
+	int result = bind_over_itself(sandbox, plan_string(&sandbox->plan, operation, 0),
+				      TREE_RECURSIVE, MOUNT_ATTR_RDONLY);
+	return result < 0 && errno == ENOENT ? 0 : result;
+}
+
+int root_attributes(struct sandbox *sandbox, const struct operation *operation)
+{
+	struct mount_attributes set = {.set = operation->values[0]};
+	CHECK(mount_setattr(sandbox->root_fd, AT_EMPTY_PATH, &set), "mount_setattr");
+	return 0;
+}
+
+/* pivot_root, not chroot: a chroot can be left again by whoever holds a directory outside. */
+int pivot(struct sandbox *sandbox)
+{
+	CHECK(fchdir(sandbox->root_fd), "fchdir");
+	CHECK(syscall(SYS_pivot_root, ".", "."), "pivot_root");
+	CHECK(umount2(".", MNT_DETACH), "umount2");
+	CHECK(chdir("/"), "chdir");
+	return 0;
+}

@@ -1,0 +1,84 @@
+/* Id maps, namespaced sysctls, loopback, host name: what PID 1 sets up before any mount. */
+#include "executor.h"
+#include "uapi.h"
+
+#include <fcntl.h>
+#include <net/if.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/socket.h>
+#include <sys/vfs.h>
+#include <unistd.h>
+
+/*
+ * A write to /proc that lands elsewhere is a write that silently did nothing (CVE-2019-16884,
+ * CVE-2025-52881): the descriptor must be procfs.
+ */
+static int write_proc(struct sandbox *sandbox, const char *path, const char *data, size_t size)
+{
+	struct statfs status;
+	int fd, saved;
+	ssize_t written;
+	CHECK(fd = open(path, O_WRONLY | O_CLOEXEC | O_NOFOLLOW), "open");
+	if (fstatfs(fd, &status) < 0 || status.f_type != PROC_SUPER_MAGIC) {
+		close(fd);
+		errno = EXDEV;
+		return fail(sandbox, "fstatfs");
+	}
+	written = write(fd, data, size);
+	saved = errno;
+	close(fd);
+	errno = saved;
+	return written == (ssize_t)size ? 0 : fail(sandbox, "write");
+}
+
+static int write_map(struct sandbox *sandbox, const char *path, uint64_t inside, uint64_t outside)
+{
+	struct text line = {.size = 0};
+	text_number(&line, inside, 10);
+	text_add(&line, " ");
+	text_number(&line, outside, 10);
+	text_add(&line, " 1");
+	return write_proc(sandbox, path, line.data, line.size);
+}
+
+/* Without a subordinate range the kernel takes a gid map only where setgroups is denied. */
+int write_id_map(struct sandbox *sandbox, const struct operation *operation)
+{
+	if (write_map(sandbox, "/proc/self/uid_map", operation->values[0], sandbox->uid) < 0 ||
+	    write_proc(sandbox, "/proc/self/setgroups", "deny", 4) < 0)
+		return -1;
+	return write_map(sandbox, "/proc/self/gid_map", operation->values[1], sandbox->gid);
+}
+
+int await_id_maps(struct sandbox *sandbox)
+{
+	struct message message = {.kind = MESSAGE_MAPS};
+	CHECK(control_send(sandbox->control_fd, &message, -1), "sendmsg");
+	CHECK(control_wait(sandbox->control_fd), "recv");
+	return 0;
+}
+
+int write_sysctl(struct sandbox *sandbox, const struct operation *operation)
+{
+	const char *value = plan_string(&sandbox->plan, operation, 1);
+	return write_proc(sandbox, plan_string(&sandbox->plan, operation, 0), value, strlen(value));
+}
+
+int loopback_up(struct sandbox *sandbox)
+{
+	struct ifreq request = {.ifr_name = "lo"};
+	int fd, result;
+	CHECK(fd = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0), "socket");
+	request.ifr_flags = IFF_UP;
+	result = ioctl(fd, SIOCSIFFLAGS, &request);
+	close(fd);
+	return result < 0 ? fail(sandbox, "SIOCSIFFLAGS") : 0;
+}
+
+int set_hostname(struct sandbox *sandbox, const struct operation *operation)
+{
+	const char *name = plan_string(&sandbox->plan, operation, 0);
+	CHECK(sethostname(name, strlen(name)), "sethostname");
+	return 0;
+}

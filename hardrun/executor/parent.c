@@ -1,0 +1,313 @@
+/*
+ * The parent: relays output, forwards signals, keeps time and limits, tells the end. When it dies
+ * the kernel kills PID 1, and with it every process of the sandbox.
+ */
+#include "executor.h"
+
+#include <poll.h>
+#include <signal.h>
+#include <string.h>
+#include <sys/resource.h>
+#include <sys/signalfd.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#define WATCH_INTERVAL_MS 50u
+#define NR_PIDFD_SEND_SIGNAL 424
+
+enum { POLL_SIGNALS, POLL_INIT, POLL_CONTROL, POLL_LIFELINE, POLL_INPUT, POLL_OUTPUT, POLL_ERROR,
+       POLL_COUNT };
+
+struct parent {
+	struct sandbox *sandbox;
+	struct streams *streams;
+	pid_t init;
+	int pidfd, signal_fd, lifeline_fd, report_fd, gate_fd;
+	uint64_t begun, deadline, next_watch, memory_limit, cpu_limit;
+	const char *outcome; /* why the parent ended the sandbox, or how it ended */
+	struct failure failure;
+	struct rusage usage;
+	bool started, finished, running;
+	unsigned interrupts;
+	int status; /* of the workload, as wait(2) has it */
+};
+
+static void send_signal(const struct parent *parent, int number)
+{
+	syscall(NR_PIDFD_SEND_SIGNAL, parent->pidfd, number, NULL, 0);
+}
+
+static void end_sandbox(struct parent *parent, const char *outcome)
+{
+	if (!parent->outcome && !parent->finished)
+		parent->outcome = outcome;
+	send_signal(parent, SIGKILL);
+}
+
+static void fail_start(struct parent *parent, uint32_t operation, const char *site)
+{
+	parent->failure.set = 1;
+	parent->failure.operation = operation;
+	parent->failure.error = errno;
+	strncpy(parent->failure.site, site, sizeof parent->failure.site - 1);
+	end_sandbox(parent, "internal");
+}
+
+static void hold_at_gate(struct parent *parent, pid_t workload)
+{
+	struct operation operation;
+	plan_find(&parent->sandbox->plan, OP_GATE, &operation);
+	if (gate_hold(workload, parent->sandbox->control_fd, parent->gate_fd) == 0)
+		return;
+	if (errno == ECANCELED)
+		end_sandbox(parent, "cancelled");
+	else
+		fail_start(parent, operation.index, "ptrace");
+}
+
+static void take_messages(struct parent *parent)
+{
+	struct message message;
+	uint32_t failed;
+	pid_t sender;
+	int fd;
+	while (control_receive(parent->sandbox->control_fd, &message, &sender, &fd) > 0)
+		switch (message.kind) {
+		case MESSAGE_FAILED:
+			parent->failure = message.failure;
+			break;
+		case MESSAGE_MAPS:
+			if (run_id_map_helpers(parent->sandbox, parent->init, &failed) < 0)
+				fail_start(parent, failed, "id map helper");
+			break;
+		case MESSAGE_TERMINAL:
+			if (fd >= 0)
+				streams_terminal(parent->streams, fd);
+			break;
+		case MESSAGE_READY:
+			hold_at_gate(parent, sender);
+			break;
+		case MESSAGE_STARTED:
+			parent->started = true;
+			break;
+		case MESSAGE_FINISHED:
+			parent->started = parent->finished = true;
+			parent->status = message.status;
+			break;
+		default:
+			break;
+		}
+}
+
+static void take_signals(struct parent *parent)
+{
+	struct signalfd_siginfo info;
+	while (read(parent->signal_fd, &info, sizeof info) == sizeof info) {
+		int number = (int)info.ssi_signo;
+		switch (number) {
+		case SIGCHLD: case SIGPIPE: case SIGTTIN: case SIGTTOU:
+			break;
+		case SIGWINCH:
+			streams_resize(parent->streams);
+			break;
+		case SIGINT: case SIGTERM:
+			/* Asked twice, the sandbox goes, whatever the workload does with signals. */
+			if (parent->interrupts++)
+				end_sandbox(parent, "cancelled");
+			send_signal(parent, number);
+			break;
+		case SIGTSTP:
+			send_signal(parent, number);
+			kill(getpid(), SIGSTOP);
+			break;
+		default:
+			send_signal(parent, number);
+		}
+	}
+}
+
+static void watch(struct parent *parent)
+{
+	struct usage usage;
+	parent->next_watch = now_ms() + WATCH_INTERVAL_MS;
+	if (!parent->running || watch_tree(parent->init, false, &usage) < 0)
+		return;
+	if (parent->cpu_limit && usage.cpu_ms >= parent->cpu_limit)
+		end_sandbox(parent, "cpu-limit");
+	if (parent->memory_limit && usage.memory > parent->memory_limit &&
+	    watch_tree(parent->init, true, &usage) == 0 && usage.memory > parent->memory_limit)
+		end_sandbox(parent, "memory-limit");
+}
+
+/* Milliseconds until the next thing that only time brings; -1: none. */
+static int patience(const struct parent *parent)
+{
+	uint64_t next = parent->deadline, now = now_ms();
+	if (parent->next_watch && (!next || parent->next_watch < next))
+		next = parent->next_watch;
+	if (!next || !parent->running)
+		return -1;
+	return next <= now ? 0 : (int)(next - now > 60000 ? 60000 : next - now);
+}
+
+static void reap(struct parent *parent)
+{
+	int status;
+	take_messages(parent);
+	if (wait4(parent->init, &status, __WALL, &parent->usage) == parent->init)
+		parent->running = false;
+}
+
+static void step(struct parent *parent)
+{
+	struct streams *streams = parent->streams;
+	struct pollfd polls[POLL_COUNT] = {
+		[POLL_SIGNALS] = {.fd = parent->signal_fd, .events = POLLIN},
+		[POLL_INIT] = {.fd = parent->running ? parent->pidfd : -1, .events = POLLIN},
+		[POLL_CONTROL] = {.fd = parent->running ? parent->sandbox->control_fd : -1,
+				  .events = POLLIN},
+		[POLL_LIFELINE] = {.fd = parent->lifeline_fd, .events = POLLIN},
+	};
+	struct relay *relays[] = {&streams->input, &streams->output, &streams->error};
+	for (int i = 0; i < 3; i++)
+		polls[POLL_INPUT + i].events = relay_interest(relays[i], &polls[POLL_INPUT + i].fd);
+	if (!parent->running)
+		polls[POLL_INPUT].fd = -1;
+	if (poll(polls, POLL_COUNT, patience(parent)) < 0)
+		return;
+	if (polls[POLL_SIGNALS].revents)
+		take_signals(parent);
+	if (polls[POLL_CONTROL].revents & POLLIN)
+		take_messages(parent);
+	for (int i = 0; i < 3; i++)
+		if (polls[POLL_INPUT + i].revents)
+			relay_step(streams, relays[i]);
+	if (streams->truncated)
+		end_sandbox(parent, "output-limit");
+	if (polls[POLL_LIFELINE].revents) {
+		end_sandbox(parent, "cancelled");
+		parent->lifeline_fd = -1;
+	}
+	if (parent->deadline && parent->running && now_ms() >= parent->deadline)
+		end_sandbox(parent, "timeout");
+	if (parent->next_watch && now_ms() >= parent->next_watch)
+		watch(parent);
+	if (polls[POLL_INIT].revents)
+		reap(parent);
+}
+
+static void configure(struct parent *parent)
+{
+	struct operation operation;
+	const struct plan *plan = &parent->sandbox->plan;
+	parent->lifeline_fd = plan_find(plan, OP_LIFELINE, &operation) ? (int)operation.values[0] : -1;
+	parent->report_fd = plan_find(plan, OP_REPORT, &operation) ? (int)operation.values[0] : -1;
+	parent->gate_fd = plan_find(plan, OP_GATE, &operation) ? (int)operation.values[0] : -1;
+	parent->begun = now_ms();
+	if (plan_find(plan, OP_TIMEOUT, &operation) && operation.values[0] < UINT32_MAX)
+		parent->deadline = parent->begun + operation.values[0];
+	if (plan_find(plan, OP_WATCH, &operation)) {
+		parent->memory_limit = operation.values[0];
+		parent->cpu_limit = operation.values[1];
+	}
+	if (parent->memory_limit || parent->cpu_limit)
+		parent->next_watch = parent->begun + WATCH_INTERVAL_MS;
+}
+
+static uint64_t cpu_us(const struct timeval *time)
+{
+	return (uint64_t)time->tv_sec * 1000000u + (uint64_t)time->tv_usec;
+}
+
+/* The kernel's own limit on one process ends it with SIGXCPU, or SIGKILL when that is ignored. */
+static bool cpu_limit_reached(const struct parent *parent)
+{
+	uint64_t used = cpu_us(&parent->usage.ru_utime) + cpu_us(&parent->usage.ru_stime);
+	return parent->cpu_limit && WIFSIGNALED(parent->status) &&
+	       (WTERMSIG(parent->status) == SIGXCPU || WTERMSIG(parent->status) == SIGKILL) &&
+	       used / 1000 + 20 >= parent->cpu_limit;
+}
+
+static int conclude(struct parent *parent)
+{
+	struct operation operation = {.type = NULL};
+	if (parent->failure.set) {
+		if (parent->failure.operation < parent->sandbox->plan.count)
+			plan_operation(&parent->sandbox->plan, parent->failure.operation, &operation);
+		parent->outcome = "internal";
+		parent->started = false;
+		report_failure(parent->sandbox, &parent->failure);
+		if (!operation.type || operation.type->opcode != OP_EXECUTE)
+			return EXIT_REFUSED;
+		return parent->failure.error == ENOENT || parent->failure.error == ENOTDIR
+			       ? EXIT_NOT_FOUND : EXIT_NOT_EXECUTABLE;
+	}
+	if (parent->outcome)
+		return strcmp(parent->outcome, "timeout") ? 128 + SIGKILL : EXIT_TIMEOUT;
+	if (!parent->finished) {
+		/* PID 1 was killed from outside, by the kernel for want of memory perhaps. */
+		parent->outcome = "signaled";
+		parent->status = SIGKILL;
+		return 128 + SIGKILL;
+	}
+	if (WIFEXITED(parent->status)) {
+		parent->outcome = "exited";
+		return WEXITSTATUS(parent->status);
+	}
+	parent->outcome = cpu_limit_reached(parent) ? "cpu-limit" : "signaled";
+	return 128 + WTERMSIG(parent->status);
+}
+
+static void report_line(int fd, const char *key, uint64_t value, const char *string)
+{
+	struct text text = {.size = 0};
+	text_add(&text, key);
+	text_add(&text, " ");
+	if (string)
+		text_add(&text, string);
+	else
+		text_number(&text, value, 10);
+	text_add(&text, "\n");
+	text_write(&text, fd);
+}
+
+static void write_report(const struct parent *parent)
+{
+	int fd = parent->report_fd, status = parent->status;
+	if (fd < 0)
+		return;
+	report_line(fd, "outcome", 0, parent->outcome);
+	report_line(fd, "started", parent->started, NULL);
+	report_line(fd, "status", (uint64_t)(WIFEXITED(status) ? WEXITSTATUS(status)
+							       : WTERMSIG(status)), NULL);
+	report_line(fd, "wall_ms", now_ms() - parent->begun, NULL);
+	report_line(fd, "user_us", cpu_us(&parent->usage.ru_utime), NULL);
+	report_line(fd, "system_us", cpu_us(&parent->usage.ru_stime), NULL);
+	report_line(fd, "max_rss_kib", (uint64_t)parent->usage.ru_maxrss, NULL);
+	report_line(fd, "output_bytes", parent->streams->bytes, NULL);
+	report_line(fd, "truncated", parent->streams->truncated, NULL);
+	if (!parent->failure.set)
+		return;
+	report_line(fd, "failed_operation", parent->failure.operation, NULL);
+	report_line(fd, "failed_errno", (uint64_t)parent->failure.error, NULL);
+	report_line(fd, "failed_site", 0, parent->failure.site);
+}
+
+int parent_main(struct sandbox *sandbox, struct streams *streams, pid_t init, int pidfd)
+{
+	struct parent parent = {.sandbox = sandbox, .streams = streams, .init = init,
+				.pidfd = pidfd, .running = true};
+	sigset_t all;
+	int status;
+	sigfillset(&all);
+	parent.signal_fd = signalfd(-1, &all, SFD_CLOEXEC | SFD_NONBLOCK);
+	configure(&parent);
+	streams_started(streams);
+	while (parent.running || !streams_ended(streams))
+		step(&parent);
+	streams_restore(streams);
+	status = conclude(&parent);
+	write_report(&parent);
+	return status;
+}

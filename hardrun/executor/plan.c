@@ -1,0 +1,210 @@
+/* Reads a plan. Every length, offset, opcode, phase and order is checked before the first clone. */
+#define OPERATION_TABLE
+#include "executor.h"
+
+#include <sched.h>
+#include <string.h>
+
+struct header {
+	char magic[8];
+	uint32_t version, unsafe, total, count, pool_size, schema, checksum, padding;
+};
+struct record {
+	uint16_t opcode, phase;
+	uint32_t reason;
+	uint64_t values[7];
+};
+_Static_assert(sizeof(struct header) == PLAN_HEADER_SIZE, "the schema and the executor disagree");
+_Static_assert(sizeof(struct record) == 64, "the schema and the executor disagree");
+
+enum { KIND_U32, KIND_U64, KIND_STRING, KIND_BLOB };
+
+/* CRC-32 as zlib has it; four bits at a time keep the table at 64 bytes. */
+static uint32_t checksum(uint32_t crc, const unsigned char *data, size_t size)
+{
+	static const uint32_t table[16] = {
+		0x00000000, 0x1db71064, 0x3b6e20c8, 0x26d930ac, 0x76dc4190, 0x6b6b51f4,
+		0x4db26158, 0x5005713c, 0xedb88320, 0xf00f9344, 0xd6d6a3e8, 0xcb61b38c,
+		0x9b64c2b0, 0x86d3d2d4, 0xa00ae278, 0xbdbdf21c};
+	crc = ~crc;
+	for (size_t i = 0; i < size; i++) {
+		crc ^= data[i];
+		crc = (crc >> 4) ^ table[crc & 15];
+		crc = (crc >> 4) ^ table[crc & 15];
+	}
+	return ~crc;
+}
+
+static const struct operation_type *find_type(uint16_t opcode)
+{
+	for (size_t i = 0; i < OPERATION_TYPES; i++)
+		if (operation_types[i].opcode == opcode)
+			return &operation_types[i];
+	return NULL;
+}
+
+static bool string_fits(const struct plan *plan, uint64_t offset)
+{
+	return offset < plan->pool_size &&
+	       memchr(plan->pool + offset, 0, plan->pool_size - (size_t)offset);
+}
+
+static bool value_fits(const struct plan *plan, uint8_t kind, uint64_t value)
+{
+	uint64_t offset = value & UINT32_MAX, size = value >> 32;
+	switch (kind) {
+	case KIND_U32:
+		return value <= UINT32_MAX;
+	case KIND_STRING:
+		return string_fits(plan, value);
+	case KIND_BLOB:
+		return offset + size <= plan->pool_size;
+	default:
+		return kind == KIND_U64;
+	}
+}
+
+static bool record_fits(const struct plan *plan, const struct record *record,
+			const struct operation_type *type)
+{
+	if (record->phase != type->phase || !string_fits(plan, record->reason))
+		return false;
+	for (unsigned i = 0; i < 7; i++)
+		if (i < type->arguments ? !value_fits(plan, type->kinds[i], record->values[i])
+					: record->values[i] != 0)
+			return false;
+	return true;
+}
+
+static void read_record(const struct plan *plan, uint32_t index, struct record *record)
+{
+	memcpy(record, plan->base + PLAN_HEADER_SIZE + (size_t)index * sizeof *record,
+	       sizeof *record);
+}
+
+static const char *check_records(const struct plan *plan)
+{
+	unsigned place = 0;
+	uint32_t seen[8] = {0};
+	for (uint32_t i = 0; i < plan->count; i++) {
+		struct record record;
+		const struct operation_type *type;
+		read_record(plan, i, &record);
+		type = find_type(record.opcode);
+		if (!type || !record_fits(plan, &record, type))
+			return "the plan is damaged: an operation is malformed";
+		if ((type->phase * 256u + type->rank) < place)
+			return "the plan is damaged: its operations are out of order";
+		place = type->phase * 256u + type->rank;
+		if (type->opcode < 256 && type->once) {
+			if (seen[type->opcode / 32] & 1u << type->opcode % 32)
+				return "the plan is damaged: an operation is repeated";
+			seen[type->opcode / 32] |= 1u << type->opcode % 32;
+		}
+	}
+	return NULL;
+}
+
+bool plan_find(const struct plan *plan, enum opcode opcode, struct operation *operation)
+{
+	for (uint32_t i = 0; i < plan->count; i++) {
+		plan_operation(plan, i, operation);
+		if (operation->type->opcode == opcode)
+			return true;
+	}
+	return false;
+}
+
+/*
+ * A plan must hold every defence or say with a bit of its own that it leaves one out: an encoder
+ * that forgets an operation must not give a weaker sandbox (two independent checks have to agree).
+ */
+static const char *check_defences(const struct plan *plan)
+{
+	static const struct {
+		enum opcode opcode;
+		uint32_t unless;
+		const char *problem;
+	} needed[] = {
+		{OP_CLONE, 0, "the plan has no clone operation"},
+		{OP_EXECUTE, 0, "the plan executes nothing"},
+		{OP_PIVOT_ROOT, UNSAFE_NO_PIVOT_ROOT, "the plan does not pivot into a root"},
+		{OP_NO_NEW_PRIVS, UNSAFE_NO_NEW_PRIVS_OFF, "the plan does not set no_new_privs"},
+		{OP_SET_CAPABILITIES, UNSAFE_KEEPS_CAPABILITIES, "the plan keeps capabilities"},
+		{OP_DROP_BOUNDING, UNSAFE_NO_BOUNDING_DROP, "the plan keeps the bounding set"},
+		{OP_NOT_DUMPABLE, UNSAFE_DUMPABLE_INIT, "the plan leaves PID 1 dumpable"},
+		{OP_LANDLOCK_RESTRICT, UNSAFE_NO_LANDLOCK, "the plan has no Landlock domain"},
+		{OP_NEW_SESSION, UNSAFE_NO_SESSION, "the plan starts no session"},
+		{OP_CLOSE_DESCRIPTORS, UNSAFE_KEEPS_DESCRIPTORS, "the plan leaves descriptors open"},
+		{OP_LOAD_SECCOMP, UNSAFE_NO_SECCOMP, "the plan has no seccomp filter"},
+	};
+	struct operation operation;
+	for (size_t i = 0; i < sizeof needed / sizeof *needed; i++)
+		if (!(plan->unsafe & needed[i].unless) &&
+		    !plan_find(plan, needed[i].opcode, &operation))
+			return needed[i].problem;
+	plan_find(plan, OP_CLONE, &operation);
+	uint64_t flags = CLONE_NEWUSER | CLONE_NEWNS | CLONE_NEWPID;
+	if (!(plan->unsafe & UNSAFE_SHARED_NETWORK))
+		flags |= CLONE_NEWNET;
+	if ((operation.values[0] & flags) != flags)
+		return "the plan shares a namespace that must be private";
+	if (operation.values[0] & ~(uint64_t)(flags | CLONE_NEWNET | CLONE_NEWIPC | CLONE_NEWUTS |
+					      CLONE_NEWCGROUP))
+		return "the plan asks clone3 for a flag that is no namespace";
+	return NULL;
+}
+
+const char *plan_load(struct plan *plan, struct blob bytes)
+{
+	struct header header, blank;
+	const char *problem;
+	uint64_t records;
+	if (bytes.size < sizeof header)
+		return "the plan is truncated";
+	memcpy(&header, bytes.data, sizeof header);
+	if (memcmp(header.magic, PLAN_MAGIC, sizeof header.magic))
+		return "this is not a plan";
+	if (header.version != PLAN_VERSION || header.schema != PLAN_SCHEMA)
+		return "the plan was made by another version of hardrun: make it again";
+	if (header.total != bytes.size || header.total > PLAN_MAXIMUM_SIZE)
+		return "the plan is truncated";
+	records = (uint64_t)header.count * sizeof(struct record);
+	if (header.count > PLAN_MAXIMUM_OPERATIONS ||
+	    sizeof header + records + header.pool_size != header.total)
+		return "the plan is damaged: its sizes do not add up";
+	blank = header;
+	blank.checksum = 0;
+	plan->base = (const unsigned char *)bytes.data;
+	if (checksum(checksum(0, (const unsigned char *)&blank, sizeof blank),
+		     plan->base + sizeof header, bytes.size - sizeof header) != header.checksum)
+		return "the plan is damaged: its checksum is wrong";
+	plan->size = bytes.size;
+	plan->pool = bytes.data + sizeof header + records;
+	plan->pool_size = header.pool_size;
+	plan->count = header.count;
+	plan->unsafe = header.unsafe;
+	problem = check_records(plan);
+	return problem ? problem : check_defences(plan);
+}
+
+void plan_operation(const struct plan *plan, uint32_t index, struct operation *operation)
+{
+	struct record record;
+	read_record(plan, index, &record);
+	operation->type = find_type(record.opcode);
+	operation->index = index;
+	operation->reason = plan->pool + record.reason;
+	memcpy(operation->values, record.values, sizeof record.values);
+}
+
+const char *plan_string(const struct plan *plan, const struct operation *operation, unsigned index)
+{
+	return plan->pool + operation->values[index];
+}
+
+struct blob plan_blob(const struct plan *plan, const struct operation *operation, unsigned index)
+{
+	uint64_t value = operation->values[index];
+	return (struct blob){plan->pool + (value & UINT32_MAX), (size_t)(value >> 32)};
+}

@@ -1,0 +1,192 @@
+/*
+ * Standard input and output. The caller's terminal and files are not handed over: a terminal could
+ * be typed into (TIOCSTI, CVE-2017-5226), a log file truncated or read. Output goes through a pipe
+ * or a private terminal and is counted.
+ */
+#include "executor.h"
+
+#include <fcntl.h>
+#include <poll.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/stat.h>
+#include <sys/sysmacros.h>
+#include <termios.h>
+#include <unistd.h>
+
+static struct termios saved_terminal;
+
+static bool is_null(int fd)
+{
+	struct stat status;
+	return fstat(fd, &status) == 0 && S_ISCHR(status.st_mode) &&
+	       status.st_rdev == makedev(1, 3);
+}
+
+static bool same_file(int a, int b)
+{
+	struct stat first, second;
+	return fstat(a, &first) == 0 && fstat(b, &second) == 0 && first.st_dev == second.st_dev &&
+	       first.st_ino == second.st_ino && first.st_rdev == second.st_rdev;
+}
+
+static int open_output(struct relay *relay, int to_fd, int *child_fd)
+{
+	int pipe_fds[2];
+	if (pipe2(pipe_fds, O_CLOEXEC) < 0)
+		return -1;
+	relay->from_fd = pipe_fds[0];
+	relay->to_fd = to_fd;
+	relay->ended = false;
+	*child_fd = pipe_fds[1];
+	return 0;
+}
+
+static int open_input(struct streams *streams, bool interactive)
+{
+	int pipe_fds[2];
+	if (!isatty(STDIN_FILENO)) {
+		streams->child_fds[0] = STDIN_FILENO;
+		return 0;
+	}
+	if (!interactive) {
+		streams->child_fds[0] = open("/dev/null", O_RDONLY | O_CLOEXEC);
+		return streams->child_fds[0] < 0 ? -1 : 0;
+	}
+	if (pipe2(pipe_fds, O_CLOEXEC) < 0)
+		return -1;
+	streams->input.from_fd = STDIN_FILENO;
+	streams->input.to_fd = pipe_fds[1];
+	streams->input.ended = false;
+	streams->child_fds[0] = pipe_fds[0];
+	return 0;
+}
+
+int streams_open(struct sandbox *sandbox, struct streams *streams)
+{
+	struct operation operation;
+	int mode = STANDARD_IO_RELAY;
+	bool interactive = false;
+	streams->input.ended = streams->output.ended = streams->error.ended = true;
+	for (int fd = 0; fd < 3; fd++)
+		streams->child_fds[fd] = fd;
+	sandbox->standard_fds = streams->child_fds;
+	if (plan_find(&sandbox->plan, OP_STANDARD_IO, &operation)) {
+		mode = (int)operation.values[0];
+		interactive = operation.values[1];
+		streams->limit = operation.values[2];
+	}
+	sandbox->gated = plan_find(&sandbox->plan, OP_GATE, &operation);
+	sandbox->terminal = mode == STANDARD_IO_TERMINAL;
+	if (mode != STANDARD_IO_RELAY)
+		return 0;
+	if (open_input(streams, interactive) < 0)
+		return -1;
+	if (!is_null(STDOUT_FILENO) &&
+	    open_output(&streams->output, STDOUT_FILENO, &streams->child_fds[1]) < 0)
+		return -1;
+	/* One pipe for both where they are one file, so that the order of lines stays. */
+	if (!streams->output.ended && same_file(STDOUT_FILENO, STDERR_FILENO)) {
+		streams->child_fds[2] = streams->child_fds[1];
+		return 0;
+	}
+	if (is_null(STDERR_FILENO))
+		return 0;
+	return open_output(&streams->error, STDERR_FILENO, &streams->child_fds[2]);
+}
+
+/* The parent's copies of the child's ends must go, or no end of file would ever be seen. */
+void streams_started(struct streams *streams)
+{
+	for (int fd = 0; fd < 3; fd++)
+		if (streams->child_fds[fd] > 2 &&
+		    (fd != 2 || streams->child_fds[2] != streams->child_fds[1]))
+			close(streams->child_fds[fd]);
+}
+
+void streams_resize(const struct streams *streams)
+{
+	struct winsize size;
+	if (ioctl(STDIN_FILENO, TIOCGWINSZ, &size) == 0)
+		ioctl(streams->output.from_fd, TIOCSWINSZ, &size);
+}
+
+void streams_terminal(struct streams *streams, int master_fd)
+{
+	struct termios raw;
+	streams->output.from_fd = streams->input.to_fd = master_fd;
+	streams->output.to_fd = STDOUT_FILENO;
+	streams->input.from_fd = STDIN_FILENO;
+	streams->output.ended = streams->input.ended = false;
+	streams_resize(streams);
+	if (tcgetattr(STDIN_FILENO, &saved_terminal) < 0)
+		return;
+	raw = saved_terminal;
+	cfmakeraw(&raw);
+	streams->raw = tcsetattr(STDIN_FILENO, TCSANOW, &raw) == 0;
+}
+
+void streams_restore(const struct streams *streams)
+{
+	if (streams->raw)
+		tcsetattr(STDIN_FILENO, TCSANOW, &saved_terminal);
+}
+
+bool streams_ended(const struct streams *streams)
+{
+	return streams->output.ended && streams->error.ended;
+}
+
+short relay_interest(const struct relay *relay, int *fd)
+{
+	*fd = relay->ended ? -1 : relay->size ? relay->to_fd : relay->from_fd;
+	return relay->size ? POLLOUT : POLLIN;
+}
+
+static void end(struct streams *streams, struct relay *relay)
+{
+	relay->ended = true;
+	relay->size = 0;
+	if (relay != &streams->input)
+		close(relay->from_fd);
+	else if (relay->to_fd != streams->output.from_fd)
+		close(relay->to_fd);
+}
+
+static void take(struct streams *streams, struct relay *relay)
+{
+	ssize_t size = read(relay->from_fd, relay->buffer, sizeof relay->buffer);
+	if (size < 0 && (errno == EINTR || errno == EAGAIN))
+		return;
+	if (size <= 0) {
+		end(streams, relay);
+		return;
+	}
+	relay->start = 0;
+	relay->size = (size_t)size;
+	if (relay == &streams->input || !streams->limit)
+		return;
+	if (relay->size > streams->limit - streams->bytes) {
+		relay->size = (size_t)(streams->limit - streams->bytes);
+		streams->truncated = true;
+	}
+	streams->bytes += relay->size;
+}
+
+void relay_step(struct streams *streams, struct relay *relay)
+{
+	ssize_t size;
+	if (!relay->size) {
+		take(streams, relay);
+		return;
+	}
+	size = write(relay->to_fd, relay->buffer + relay->start, relay->size);
+	if (size < 0 && (errno == EINTR || errno == EAGAIN))
+		return;
+	if (size < 0) {
+		end(streams, relay);
+		return;
+	}
+	relay->start += (size_t)size;
+	relay->size -= (size_t)size;
+}

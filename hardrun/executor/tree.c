@@ -1,0 +1,133 @@
+/*
+ * Names inside the new root. Nothing is resolved by joining strings: every path goes through
+ * openat2(RESOLVE_IN_ROOT) from a descriptor of the root (CVE-2021-30465, CVE-2026-41579).
+ */
+#include "executor.h"
+#include "uapi.h"
+
+#include <fcntl.h>
+#include <limits.h>
+#include <string.h>
+#include <sys/stat.h>
+
+#define RACE_RETRIES 32
+
+/* EAGAIN means that a rename raced with "..": retried a bounded number of times, then an error. */
+int open_in_root(struct sandbox *sandbox, const char *path, uint64_t flags)
+{
+	int fd = -1;
+	for (int attempt = 0; attempt < RACE_RETRIES; attempt++) {
+		fd = openat2(sandbox->root_fd, path, flags | O_CLOEXEC,
+			     RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS);
+		if (fd >= 0 || errno != EAGAIN)
+			break;
+	}
+	return fd < 0 ? fail(sandbox, "openat2") : fd;
+}
+
+/* Opens the directory that holds the last component and points *name at that component. */
+static int open_parent(struct sandbox *sandbox, const char *path, const char **name)
+{
+	char parent[PATH_MAX];
+	const char *slash = strrchr(path, '/');
+	size_t size = slash ? (size_t)(slash - path) : 0;
+	if (!slash || !slash[1] || size >= sizeof parent || !strcmp(slash + 1, "..")) {
+		errno = EINVAL;
+		return fail(sandbox, "path");
+	}
+	memcpy(parent, path, size);
+	parent[size] = 0;
+	*name = slash + 1;
+	return open_in_root(sandbox, size ? parent : "/", O_PATH | O_DIRECTORY);
+}
+
+static int keep_existing(struct sandbox *sandbox, int parent_fd, const char *name, mode_t type)
+{
+	struct stat status;
+	CHECK(fstatat(parent_fd, name, &status, AT_SYMLINK_NOFOLLOW), "fstatat");
+	if ((status.st_mode & S_IFMT) == type)
+		return 0;
+	errno = S_ISLNK(status.st_mode) ? ELOOP : EEXIST;
+	return fail(sandbox, "existing file");
+}
+
+int make_directory(struct sandbox *sandbox, const char *path, mode_t mode)
+{
+	const char *name;
+	int parent_fd = open_parent(sandbox, path, &name), result;
+	if (parent_fd < 0)
+		return -1;
+	result = mkdirat(parent_fd, name, mode);
+	if (result < 0 && errno == EEXIST)
+		result = keep_existing(sandbox, parent_fd, name, S_IFDIR);
+	else if (result < 0)
+		fail(sandbox, "mkdirat");
+	close(parent_fd);
+	return result;
+}
+
+int make_directories(struct sandbox *sandbox, const char *path)
+{
+	char prefix[PATH_MAX];
+	size_t size = strlen(path);
+	if (path[0] != '/' || size >= sizeof prefix) {
+		errno = ENAMETOOLONG;
+		return fail(sandbox, "path");
+	}
+	for (size_t at = 1; at <= size; at++) {
+		if (path[at] != '/' && path[at])
+			continue;
+		memcpy(prefix, path, at);
+		prefix[at] = 0;
+		if (make_directory(sandbox, prefix, 0755) < 0)
+			return -1;
+	}
+	return 0;
+}
+
+static int write_all(int fd, struct blob content)
+{
+	while (content.size) {
+		ssize_t size = write(fd, content.data, content.size);
+		if (size <= 0)
+			return -1;
+		content.data += size;
+		content.size -= (size_t)size;
+	}
+	return 0;
+}
+
+int make_file(struct sandbox *sandbox, const struct operation *operation)
+{
+	const char *name;
+	int parent_fd = open_parent(sandbox, plan_string(&sandbox->plan, operation, 0), &name);
+	int fd, result;
+	if (parent_fd < 0)
+		return -1;
+	fd = openat(parent_fd, name, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC,
+		    (mode_t)operation->values[1]);
+	if (fd >= 0) {
+		result = write_all(fd, plan_blob(&sandbox->plan, operation, 2));
+		if (result < 0)
+			fail(sandbox, "write");
+		close(fd);
+	} else if (errno == EEXIST) {
+		result = keep_existing(sandbox, parent_fd, name, S_IFREG);
+	} else {
+		result = fail(sandbox, "openat");
+	}
+	close(parent_fd);
+	return result;
+}
+
+int make_symlink(struct sandbox *sandbox, const struct operation *operation)
+{
+	const char *name;
+	int parent_fd = open_parent(sandbox, plan_string(&sandbox->plan, operation, 0), &name);
+	int result;
+	if (parent_fd < 0)
+		return -1;
+	result = symlinkat(plan_string(&sandbox->plan, operation, 1), parent_fd, name);
+	close(parent_fd);
+	return result < 0 ? fail(sandbox, "symlinkat") : 0;
+}

@@ -1,0 +1,138 @@
+/*
+ * Memory and CPU time of a whole sandbox where no cgroup counts them: the tree of processes below
+ * PID 1 is walked. Memory that no process maps (a memfd that is only written to) is not seen; the
+ * Decision reports these limits as degraded.
+ */
+#include "executor.h"
+
+#include <dirent.h>
+#include <fcntl.h>
+#include <string.h>
+#include <unistd.h>
+
+#define MAXIMUM_PROCESSES 4096
+#define TICKS_PER_SECOND 100u
+
+struct walk {
+	pid_t pids[MAXIMUM_PROCESSES];
+	size_t count;
+};
+
+static ssize_t read_file(pid_t pid, const char *name, const char *last, char *buffer, size_t room)
+{
+	struct text path = {.size = 0};
+	int fd;
+	ssize_t size;
+	text_add(&path, "/proc/");
+	text_number(&path, (uint64_t)pid, 10);
+	text_add(&path, name);
+	if (last) {
+		text_add(&path, last);
+		text_add(&path, "/children");
+	}
+	path.data[path.size] = 0;
+	fd = open(path.data, O_RDONLY | O_CLOEXEC);
+	if (fd < 0)
+		return -1;
+	size = read(fd, buffer, room - 1);
+	close(fd);
+	buffer[size > 0 ? size : 0] = 0;
+	return size;
+}
+
+static void add_children(struct walk *walk, pid_t pid, const char *thread)
+{
+	char buffer[4096];
+	const char *at = buffer;
+	uint64_t child;
+	if (read_file(pid, "/task/", thread, buffer, sizeof buffer) <= 0)
+		return;
+	while (walk->count < MAXIMUM_PROCESSES && parse_number(&at, &child))
+		walk->pids[walk->count++] = (pid_t)child;
+}
+
+/* opendir(3) would allocate: entries are read with getdents64(2). */
+static void add_children_of_threads(struct walk *walk, pid_t pid)
+{
+	struct text path = {.size = 0};
+	_Alignas(8) char buffer[4096];
+	long size;
+	int fd;
+	text_add(&path, "/proc/");
+	text_number(&path, (uint64_t)pid, 10);
+	text_add(&path, "/task");
+	path.data[path.size] = 0;
+	fd = open(path.data, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	if (fd < 0)
+		return;
+	while ((size = getdents(fd, (struct dirent *)(void *)buffer, sizeof buffer)) > 0)
+		for (long at = 0; at < size;) {
+			const struct dirent *entry = (const void *)(buffer + at);
+			if (entry->d_name[0] != '.')
+				add_children(walk, pid, entry->d_name);
+			at += entry->d_reclen;
+		}
+	close(fd);
+}
+
+/* The number after `key` in a file of "key: number" or plain columns. */
+static uint64_t column(const char *at, unsigned index)
+{
+	uint64_t value = 0;
+	for (unsigned i = 0; i <= index; i++) {
+		while (*at == ' ')
+			at++;
+		if (i == index)
+			parse_number(&at, &value);
+		while (*at && *at != ' ')
+			at++;
+	}
+	return value;
+}
+
+static void add_cpu_time(pid_t pid, bool with_children, struct usage *usage)
+{
+	char buffer[1024];
+	const char *after;
+	uint64_t ticks;
+	if (read_file(pid, "/stat", NULL, buffer, sizeof buffer) <= 0)
+		return;
+	after = strrchr(buffer, ')');
+	if (!after)
+		return;
+	after += 1; /* columns from "state": utime is 11, stime 12, cutime 13, cstime 14 */
+	ticks = column(after, 11) + column(after, 12);
+	if (with_children)
+		ticks += column(after, 13) + column(after, 14);
+	usage->cpu_ms += ticks * 1000 / TICKS_PER_SECOND;
+}
+
+/* Shared pages are counted once by smaps_rollup and once for each process by statm. */
+static void add_memory(pid_t pid, bool exact, struct usage *usage)
+{
+	char buffer[2048];
+	uint64_t value;
+	if (!exact && read_file(pid, "/statm", NULL, buffer, sizeof buffer) > 0)
+		usage->memory += column(buffer, 1) * (uint64_t)sysconf(_SC_PAGESIZE);
+	if (exact && read_file(pid, "/smaps_rollup", NULL, buffer, sizeof buffer) > 0) {
+		const char *at = strstr(buffer, "\nPss:");
+		at = at ? at + strlen("\nPss:") : "";
+		if (parse_number(&at, &value))
+			usage->memory += value * 1024;
+	}
+}
+
+int watch_tree(pid_t init, bool exact, struct usage *usage)
+{
+	static struct walk walk;
+	walk.count = 0;
+	walk.pids[walk.count++] = init;
+	usage->memory = usage->cpu_ms = 0;
+	for (size_t i = 0; i < walk.count; i++) {
+		add_children_of_threads(&walk, walk.pids[i]);
+		add_cpu_time(walk.pids[i], true, usage);
+		if (i)
+			add_memory(walk.pids[i], exact, usage);
+	}
+	return walk.count > 1 ? 0 : -1;
+}

@@ -1,0 +1,146 @@
+/*
+ * The last steps, in the process that becomes the command. It may share memory with PID 1 (vfork):
+ * it allocates nothing and returns by _exit alone. The filter comes last, so that a profile needs
+ * to allow what the workload does and nothing for our sake.
+ */
+#include "executor.h"
+#include "uapi.h"
+
+#include <fcntl.h>
+#include <limits.h>
+#include <signal.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/prctl.h>
+#include <sys/resource.h>
+#include <sys/stat.h>
+
+/* At a gate the parent attaches here and is told of the exec by the kernel. */
+static int wait_at_gate(struct sandbox *sandbox)
+{
+	struct message ready = {.kind = MESSAGE_READY};
+	CHECK(prctl(PR_SET_DUMPABLE, 1, 0, 0, 0), "PR_SET_DUMPABLE");
+	CHECK(control_send(sandbox->control_fd, &ready, -1), "sendmsg");
+	CHECK(control_wait(sandbox->control_fd), "recv");
+	CHECK(prctl(PR_SET_DUMPABLE, 0, 0, 0, 0), "PR_SET_DUMPABLE");
+	return 0;
+}
+
+int workload_main(void *argument)
+{
+	struct sandbox *sandbox = argument;
+	sigset_t none;
+	sigemptyset(&none);
+	umask(sandbox->umask);
+	if (sigprocmask(SIG_SETMASK, &none, NULL) < 0 ||
+	    (sandbox->gated && wait_at_gate(sandbox) < 0) || perform(sandbox, PHASE_WORKLOAD) < 0)
+		record_failure(sandbox, errno);
+	_exit(EXIT_REFUSED);
+}
+
+int new_session(struct sandbox *sandbox)
+{
+	CHECK(setsid(), "setsid");
+	if (sandbox->terminal_fd < 0)
+		return 0;
+	CHECK(ioctl(sandbox->terminal_fd, TIOCSCTTY, 0), "TIOCSCTTY");
+	for (int fd = 0; fd < 3; fd++)
+		CHECK(dup2(sandbox->terminal_fd, fd), "dup2");
+	return 0;
+}
+
+int set_limit(struct sandbox *sandbox, const struct operation *operation)
+{
+	struct rlimit limit = {.rlim_cur = operation->values[1], .rlim_max = operation->values[2]};
+	CHECK(setrlimit((int)operation->values[0], &limit), "setrlimit");
+	return 0;
+}
+
+int change_directory(struct sandbox *sandbox, const struct operation *operation)
+{
+	const char *path = plan_string(&sandbox->plan, operation, 0);
+	char current[PATH_MAX];
+	if (!path[0])
+		path = sandbox->caller_directory ? sandbox->caller_directory : "/";
+	CHECK(chdir(path), "chdir");
+	/* A directory outside the root shows as "(unreachable)" (CVE-2024-21626). */
+	if (syscall(SYS_getcwd, current, sizeof current) < 0 || current[0] != '/') {
+		errno = EXDEV;
+		return fail(sandbox, "getcwd");
+	}
+	return 0;
+}
+
+/* The descriptor of our own procfs: a name in /proc could be somebody else's (CVE-2019-16884). */
+int set_exec_label(struct sandbox *sandbox, const struct operation *operation)
+{
+	const char *module = plan_string(&sandbox->plan, operation, 0);
+	const char *label = plan_string(&sandbox->plan, operation, 1);
+	bool apparmor = strcmp(module, "apparmor") == 0;
+	ssize_t written;
+	int fd = apparmor ? openat(sandbox->proc_fd, "thread-self/attr/apparmor/exec",
+				   O_WRONLY | O_CLOEXEC) : -1;
+	if (fd < 0)
+		CHECK(fd = openat(sandbox->proc_fd, "thread-self/attr/exec", O_WRONLY | O_CLOEXEC),
+		      "openat");
+	written = write(fd, label, strlen(label));
+	close(fd);
+	return written == (ssize_t)strlen(label) ? 0 : fail(sandbox, "write");
+}
+
+int close_descriptors(struct sandbox *sandbox)
+{
+	CHECK(close_range(3, ~0u), "close_range");
+	return 0;
+}
+
+int load_seccomp(struct sandbox *sandbox, const struct operation *operation)
+{
+	struct blob blob = plan_blob(&sandbox->plan, operation, 0);
+	struct filter_program program = {.length = (uint16_t)(blob.size / 8), .filter = blob.data};
+	if (!blob.size || blob.size % 8 || blob.size / 8 > UINT16_MAX) {
+		errno = EINVAL;
+		return fail(sandbox, "seccomp");
+	}
+	CHECK(syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, operation->values[1], &program),
+	      "seccomp");
+	return 0;
+}
+
+static void try_execute(const struct sandbox *sandbox, const char *path)
+{
+	execve(path, sandbox->workload_argv, sandbox->workload_environment);
+}
+
+/* As execvp(3): a file that can't be executed is remembered, the search goes on. */
+static int search(const struct sandbox *sandbox, const char *name, const char *directories)
+{
+	char path[PATH_MAX];
+	size_t name_size = strlen(name);
+	int error = ENOENT;
+	while (*directories) {
+		size_t size = strcspn(directories, ":");
+		if (size && size + name_size + 2 <= sizeof path) {
+			memcpy(path, directories, size);
+			path[size] = '/';
+			memcpy(path + size + 1, name, name_size + 1);
+			try_execute(sandbox, path);
+			if (errno != ENOENT && errno != ENOTDIR)
+				error = errno;
+			if (errno != ENOENT && errno != ENOTDIR && errno != EACCES)
+				break;
+		}
+		directories += size + (directories[size] == ':');
+	}
+	return error;
+}
+
+int execute(struct sandbox *sandbox, const struct operation *operation)
+{
+	const char *path = plan_string(&sandbox->plan, operation, 0);
+	if (strchr(path, '/'))
+		try_execute(sandbox, path);
+	else
+		errno = search(sandbox, path, plan_string(&sandbox->plan, operation, 1));
+	return fail(sandbox, "execve");
+}
