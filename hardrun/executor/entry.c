@@ -32,18 +32,24 @@ static int fill_standard_descriptors(void)
 	return 0;
 }
 
+/* The stored plan is stale: the command line that made it makes it anew. */
 static int hand_over(const struct sandbox *sandbox)
 {
 	const char *word = sandbox->fallback.data, *end = word + sandbox->fallback.size;
-	char *argv[64];
-	size_t count = 0;
-	for (; word < end && count < 63; word += strlen(word) + 1)
+	size_t count = sandbox->fallback.size + 1; /* no more words than bytes */
+	char **argv;
+	for (char **rest = sandbox->argv; *rest; rest++)
+		count++;
+	argv = mmap(NULL, count * sizeof *argv, PROT_READ | PROT_WRITE,
+		    MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	if (argv == MAP_FAILED)
+		return refuse("out of memory", errno);
+	count = 0;
+	for (; word < end; word += strlen(word) + 1)
 		argv[count++] = (char *)(uintptr_t)word;
-	for (char **rest = sandbox->argv + 1; *rest && count < 63; rest++)
+	for (char **rest = sandbox->argv + 1; *sandbox->argv && *rest; rest++)
 		argv[count++] = *rest;
-	argv[count] = NULL;
-	if (count && count < 63)
-		execve(argv[0], argv, sandbox->environment);
+	execve(argv[0], argv, sandbox->environment);
 	return refuse("the stored plan is stale and can't be made again", errno);
 }
 

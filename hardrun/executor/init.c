@@ -123,8 +123,8 @@ static int take_standard_descriptors(struct sandbox *sandbox)
 			return fail(sandbox, "dup2");
 	/* Nothing of the host stays open in a process that the workload can see (CVE-2024-21626). */
 	if (control > 3)
-		CHECK(close_range(3, control - 1), "close_range");
-	CHECK(close_range(control + 1, ~0u), "close_range");
+		CHECK(close_descriptor_range(3, control - 1), "close_range");
+	CHECK(close_descriptor_range(control + 1, ~0u), "close_range");
 	return 0;
 }
 
@@ -210,7 +210,7 @@ _Noreturn void init_main(struct sandbox *sandbox)
 		record_failure(sandbox, errno);
 		give_up(sandbox);
 	}
-	close_range(0, 2);
+	close_descriptor_range(0, 2);
 	if (sandbox->terminal_fd >= 0)
 		close(sandbox->terminal_fd);
 	if (sandbox->root_fd >= 0)

@@ -88,8 +88,12 @@ static bool holds(struct sandbox *sandbox, const struct operation *operation)
  */
 static int join_keyring(struct sandbox *sandbox, const char *name)
 {
-	if (syscall(SYS_keyctl, KEYCTL_JOIN_SESSION_KEYRING, name) < 0 && errno != ENOSYS)
-		return fail(sandbox, "keyctl");
+	long keyring = syscall(SYS_keyctl, KEYCTL_JOIN_SESSION_KEYRING, name);
+	if (keyring < 0)
+		return errno == ENOSYS ? 0 : fail(sandbox, "keyctl");
+	/* A keyring is found again by its name only where its user may search it. */
+	CHECK(syscall(SYS_keyctl, KEYCTL_SETPERM, keyring,
+		      KEY_POSSESSOR_ALL | KEY_USER_VIEW_READ_SEARCH_LINK), "keyctl");
 	return 0;
 }
 
@@ -171,6 +175,8 @@ void report_failure(const struct sandbox *sandbox, const struct failure *failure
 	struct text text = {.size = 0};
 	struct operation operation;
 	text_add(&text, "hardrun: ");
+	if (failure->error == ESTALE && !failure->site[0])
+		text_add(&text, "the plan is stale, make it again: ");
 	if (failure->operation < sandbox->plan.count) {
 		plan_operation(&sandbox->plan, failure->operation, &operation);
 		describe(&text, &sandbox->plan, &operation);

@@ -8,7 +8,6 @@
 
 #include <fcntl.h>
 #include <string.h>
-#include <sys/mount.h>
 #include <sys/stat.h>
 #include <sys/sysmacros.h>
 
@@ -22,7 +21,7 @@
  */
 int make_private(struct sandbox *sandbox)
 {
-	CHECK(mount(NULL, "/", NULL, MS_PRIVATE, NULL), "mount");
+	CHECK(syscall(SYS_mount, NULL, "/", NULL, MS_PRIVATE, NULL), "mount");
 	return 0;
 }
 
@@ -218,7 +217,7 @@ int pivot(struct sandbox *sandbox)
 {
 	CHECK(fchdir(sandbox->root_fd), "fchdir");
 	CHECK(syscall(SYS_pivot_root, ".", "."), "pivot_root");
-	CHECK(umount2(".", MNT_DETACH), "umount2");
+	CHECK(syscall(SYS_umount2, ".", MNT_DETACH), "umount2");
 	CHECK(chdir("/"), "chdir");
 	return 0;
 }

@@ -14,6 +14,7 @@
 #include <unistd.h>
 
 #define WATCH_INTERVAL_MS 50u
+#define DRAIN_MS 500 /* how long the reader of an ended sandbox's output may take */
 #define NR_PIDFD_SEND_SIGNAL 424
 
 enum { POLL_SIGNALS, POLL_INIT, POLL_CONTROL, POLL_LIFELINE, POLL_INPUT, POLL_OUTPUT, POLL_ERROR,
@@ -144,9 +145,11 @@ static void watch(struct parent *parent)
 static int patience(const struct parent *parent)
 {
 	uint64_t next = parent->deadline, now = now_ms();
+	if (!parent->running)
+		return parent->outcome ? DRAIN_MS : -1;
 	if (parent->next_watch && (!next || parent->next_watch < next))
 		next = parent->next_watch;
-	if (!next || !parent->running)
+	if (!next)
 		return -1;
 	return next <= now ? 0 : (int)(next - now > 60000 ? 60000 : next - now);
 }
@@ -159,7 +162,8 @@ static void reap(struct parent *parent)
 		parent->running = false;
 }
 
-static void step(struct parent *parent)
+/* Returns false when an ended sandbox's output finds no reader any more. */
+static bool step(struct parent *parent)
 {
 	struct streams *streams = parent->streams;
 	struct pollfd polls[POLL_COUNT] = {
@@ -174,8 +178,11 @@ static void step(struct parent *parent)
 		polls[POLL_INPUT + i].events = relay_interest(relays[i], &polls[POLL_INPUT + i].fd);
 	if (!parent->running)
 		polls[POLL_INPUT].fd = -1;
-	if (poll(polls, POLL_COUNT, patience(parent)) < 0)
-		return;
+	int ready = poll(polls, POLL_COUNT, patience(parent));
+	if (ready == 0 && !parent->running)
+		return false;
+	if (ready < 0)
+		return true;
 	if (polls[POLL_SIGNALS].revents)
 		take_signals(parent);
 	if (polls[POLL_CONTROL].revents & POLLIN)
@@ -195,6 +202,7 @@ static void step(struct parent *parent)
 		watch(parent);
 	if (polls[POLL_INIT].revents)
 		reap(parent);
+	return true;
 }
 
 static void configure(struct parent *parent)
@@ -229,6 +237,16 @@ static bool cpu_limit_reached(const struct parent *parent)
 	       used / 1000 + 20 >= parent->cpu_limit;
 }
 
+/* Captured output is the workload's alone; a person at a terminal is told why it ended. */
+static void tell_end(const char *outcome)
+{
+	struct text text = {.size = 0};
+	text_add(&text, "hardrun: the sandbox was ended: ");
+	text_add(&text, outcome);
+	text_add(&text, "\n");
+	text_write(&text, STDERR_FILENO);
+}
+
 static int conclude(struct parent *parent)
 {
 	struct operation operation = {.type = NULL};
@@ -243,8 +261,11 @@ static int conclude(struct parent *parent)
 		return parent->failure.error == ENOENT || parent->failure.error == ENOTDIR
 			       ? EXIT_NOT_FOUND : EXIT_NOT_EXECUTABLE;
 	}
-	if (parent->outcome)
+	if (parent->outcome) {
+		if (isatty(STDERR_FILENO))
+			tell_end(parent->outcome);
 		return strcmp(parent->outcome, "timeout") ? 128 + SIGKILL : EXIT_TIMEOUT;
+	}
 	if (!parent->finished) {
 		/* PID 1 was killed from outside, by the kernel for want of memory perhaps. */
 		parent->outcome = "signaled";
@@ -304,8 +325,8 @@ int parent_main(struct sandbox *sandbox, struct streams *streams, pid_t init, in
 	parent.signal_fd = signalfd(-1, &all, SFD_CLOEXEC | SFD_NONBLOCK);
 	configure(&parent);
 	streams_started(streams);
-	while (parent.running || !streams_ended(streams))
-		step(&parent);
+	while ((parent.running || !streams_ended(streams)) && step(&parent))
+		;
 	streams_restore(streams);
 	status = conclude(&parent);
 	write_report(&parent);

@@ -147,10 +147,14 @@ static void end(struct streams *streams, struct relay *relay)
 {
 	relay->ended = true;
 	relay->size = 0;
-	if (relay != &streams->input)
-		close(relay->from_fd);
-	else if (relay->to_fd != streams->output.from_fd)
-		close(relay->to_fd);
+	if (relay == &streams->input) {
+		if (relay->to_fd != streams->output.from_fd)
+			close(relay->to_fd);
+		return;
+	}
+	if (streams->input.to_fd == relay->from_fd)
+		streams->input.ended = true; /* a terminal's master serves both ways */
+	close(relay->from_fd);
 }
 
 static void take(struct streams *streams, struct relay *relay)

@@ -44,6 +44,9 @@ struct mount_attributes {
 #define MOUNT_ATTR_NODEV 0x4u
 #define MOUNT_ATTR_NOEXEC 0x8u
 
+#define MS_PRIVATE (1ul << 18)
+#define MNT_DETACH 2
+
 #define OPEN_TREE_CLONE 1u
 #define OPEN_TREE_CLOEXEC 02000000u
 #define TREE_RECURSIVE 0x8000u
@@ -76,6 +79,14 @@ struct capability_data {
 };
 #define CAPABILITY_VERSION_3 0x20080522u
 
+struct directory_entry {
+	uint64_t inode;
+	int64_t offset;
+	uint16_t size;
+	uint8_t type;
+	char name[];
+};
+
 struct filter_program {
 	uint16_t length;
 	const void *filter;
@@ -83,6 +94,9 @@ struct filter_program {
 #define SECCOMP_SET_MODE_FILTER 1u
 
 #define KEYCTL_JOIN_SESSION_KEYRING 1
+#define KEYCTL_SETPERM 5
+#define KEY_POSSESSOR_ALL 0x3f000000u
+#define KEY_USER_VIEW_READ_SEARCH_LINK 0x001b0000u
 #define PROC_SUPER_MAGIC 0x9fa0
 #define TIOCGPTPEER_REQUEST 0x5441
 #define CLONE_CLEAR_SIGHAND 0x100000000ull
@@ -109,7 +123,7 @@ static inline int mount_setattr(int fd, unsigned flags, const struct mount_attri
 	return (int)syscall(NR_MOUNT_SETATTR, fd, "", flags, attributes, sizeof *attributes);
 }
 
-static inline int close_range(unsigned first, unsigned last)
+static inline int close_descriptor_range(unsigned first, unsigned last)
 {
 	return (int)syscall(NR_CLOSE_RANGE, first, last, 0u);
 }

@@ -4,8 +4,8 @@
  * Decision reports these limits as degraded.
  */
 #include "executor.h"
+#include "uapi.h"
 
-#include <dirent.h>
 #include <fcntl.h>
 #include <string.h>
 #include <unistd.h>
@@ -65,12 +65,12 @@ static void add_children_of_threads(struct walk *walk, pid_t pid)
 	fd = open(path.data, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 	if (fd < 0)
 		return;
-	while ((size = getdents(fd, (struct dirent *)(void *)buffer, sizeof buffer)) > 0)
+	while ((size = syscall(SYS_getdents64, fd, buffer, sizeof buffer)) > 0)
 		for (long at = 0; at < size;) {
-			const struct dirent *entry = (const void *)(buffer + at);
-			if (entry->d_name[0] != '.')
-				add_children(walk, pid, entry->d_name);
-			at += entry->d_reclen;
+			const struct directory_entry *entry = (const void *)(buffer + at);
+			if (entry->name[0] != '.')
+				add_children(walk, pid, entry->name);
+			at += entry->size;
 		}
 	close(fd);
 }

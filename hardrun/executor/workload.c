@@ -90,7 +90,7 @@ int set_exec_label(struct sandbox *sandbox, const struct operation *operation)
 
 int close_descriptors(struct sandbox *sandbox)
 {
-	CHECK(close_range(3, ~0u), "close_range");
+	CHECK(close_descriptor_range(3, ~0u), "close_range");
 	return 0;
 }
 

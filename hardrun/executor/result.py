@@ -1,0 +1,51 @@
+"""What a run came to."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    from hardrun.policy.decision import Decision
+
+Outcome = Literal["exited", "signaled", "timeout", "cpu-limit", "memory-limit", "pids-limit",
+                  "output-limit", "cancelled", "refused", "unsupported", "internal"]
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """What a sandbox used: ``wall``, ``user`` and ``system`` in seconds, ``max_rss`` in bytes.
+
+    User and system time and the largest resident set are those of getrusage(2) over all processes
+    that were waited for. ``output`` is the number of bytes written to standard output and error.
+    """
+
+    wall: float = 0.0
+    user: float = 0.0
+    system: float = 0.0
+    max_rss: int = 0
+    output: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """The end of a run.
+
+    ``outcome`` says what ended it, from what the kernel counted: programs should read this.
+    ``returncode`` is what a shell would see: the command's own status, 128 + N after signal N,
+    124 after the time-out, 125 when hardrun itself failed. ``signal`` is N or None.
+    ``stdout`` and ``stderr`` are bytes, or str with ``text=True``, or None when not captured.
+    ``truncated`` is true when the output limit cut them. ``created`` lists protected names that
+    did not exist below a writable grant before the run and do now: they may be run outside later.
+    """
+
+    argv: tuple[str, ...]
+    outcome: Outcome
+    returncode: int
+    signal: int | None
+    stdout: Any
+    stderr: Any
+    truncated: bool
+    usage: Usage
+    decision: Decision
+    created: tuple[str, ...] = ()

@@ -1,0 +1,187 @@
+"""Start an image as a child, wait for it, end it: what the Python API stands on.
+
+Safe from many threads at once: no code of ours runs between fork and exec, every descriptor is
+close-on-exec, so that sandboxes that are started at the same time don't hold each other's pipes
+open. The child watches a lifeline pipe rather than PR_SET_PDEATHSIG, which fires when the *thread*
+that started it ends (prctl(2)): it lives as long as this process, or until it is cancelled.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+from collections.abc import Callable, Sequence
+from types import TracebackType
+from typing import IO, Any, NamedTuple
+
+from hardrun.executor import image
+from hardrun.executor.report import Report, parse
+from hardrun.plan.format import Artefact, encode, pack
+from hardrun.plan.schema import Operation, Unsafe
+
+GRACE = 5.0
+"""Seconds for an executor to end its sandbox after the lifeline closed; then it is killed, and
+the kernel ends PID 1 and with it everything in its namespace."""
+
+
+class Program(NamedTuple):
+    """What can be started any number of times."""
+
+    operations: Sequence[Operation]
+    unsafe: Unsafe
+    decision: bytes
+
+
+class Finished(NamedTuple):
+    """How an executor ended; ``plan`` is what its report's operation numbers refer to."""
+
+    returncode: int
+    stdout: bytes | None
+    stderr: bytes | None
+    report: Report
+    plan: bytes
+
+
+class Channels:
+    """The descriptors between this process and one sandbox.
+
+    ``image`` is the sealed program; it, the lifeline's read end, the report's write end and the
+    gate go to the child under their own numbers, which are written into the plan.
+    """
+
+    def __init__(self, program: Program, *, gate: bool = False) -> None:
+        self._open: set[int] = set()
+        self.gate: socket.socket | None = None
+        try:
+            self._child = list(self._connect(gate=gate))
+            operations = [Operation(name, (descriptor,), "hardrun")
+                          for name, descriptor in zip(("lifeline", "report", "gate"), self._child,
+                                                      strict=False)]
+            self.plan = encode([*program.operations, *operations], program.unsafe)
+            artefact = pack(Artefact(self.plan, program.decision))
+            self._image = image.seal(image.read_executor(), artefact)
+        except BaseException:
+            self.close()
+            raise
+        self._open.add(self._image)
+        self._child.append(self._image)
+
+    def _connect(self, *, gate: bool) -> tuple[int, ...]:
+        lifeline, self._lifeline = os.pipe2(os.O_CLOEXEC)
+        self._open |= {lifeline, self._lifeline}
+        self._report, report = os.pipe2(os.O_CLOEXEC)
+        self._open |= {self._report, report}
+        if not gate:
+            return lifeline, report
+        self.gate, other = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+        self._open.add(inner := other.detach())
+        return lifeline, report, inner
+
+    def popen_arguments(self) -> dict[str, Any]:
+        """Keyword arguments of subprocess.Popen that hand the child its ends."""
+        return {"executable": f"/proc/self/fd/{self._image}", "pass_fds": tuple(self._child)}
+
+    def started(self) -> None:
+        """Close what only the child needs, so that its end is seen as an end of file."""
+        for descriptor in self._child:
+            self._close(descriptor)
+
+    def cancel(self) -> None:
+        """Close the lifeline: the executor kills every process of the sandbox and ends."""
+        self._close(self._lifeline)
+
+    def report(self) -> Report:
+        """The report of an executor that has ended."""
+        os.set_blocking(self._report, False)
+        data = b""
+        try:
+            while part := os.read(self._report, 65536):
+                data += part
+        except BlockingIOError:  # some other program inherited the write end from us
+            return parse(data)
+        return parse(data)
+
+    def _close(self, descriptor: int) -> None:
+        if descriptor in self._open:
+            self._open.remove(descriptor)
+            os.close(descriptor)
+
+    def close(self) -> None:
+        """Close everything; a sandbox that still runs ends."""
+        for descriptor in tuple(self._open):
+            self._close(descriptor)
+        if self.gate is not None:
+            self.gate.close()
+
+    def __enter__(self) -> Channels:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
+                 trace: TracebackType | None) -> None:
+        self.close()
+
+
+def end(process: subprocess.Popen[bytes], channels: Channels) -> None:
+    """Cancel a sandbox and wait until nothing of it is left."""
+    channels.cancel()
+    try:
+        process.wait(GRACE)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+
+
+def run(
+    program: Program,
+    tail: Sequence[str],
+    *,
+    stdin: int | IO[bytes] | None = None,
+    input: bytes | None = None,  # noqa: A002 - the name that subprocess has
+    capture: bool = False,
+    at_gate: Callable[[int], None] | None = None,
+    on_start: Callable[[subprocess.Popen[bytes]], None] | None = None,
+) -> Finished:
+    """Start a sandbox and wait for its end.
+
+    ``at_gate`` is called with the workload's pid when it stands at its first instruction; when it
+    raises, the sandbox is ended and the error goes on. Any exception here, KeyboardInterrupt
+    included, ends the sandbox.
+    """
+    with Channels(program, gate=at_gate is not None) as channels:
+        pipe = subprocess.PIPE
+        process = subprocess.Popen(
+            ["hardrun", *tail], stdin=pipe if input is not None else stdin,
+            stdout=pipe if capture else None, stderr=pipe if capture else None,
+            **channels.popen_arguments())
+        try:
+            channels.started()
+            if on_start is not None:
+                on_start(process)
+            if at_gate is not None:
+                pass_gate(channels, at_gate)
+            stdout, stderr = process.communicate(input)
+        except BaseException:
+            end(process, channels)
+            for stream in (process.stdin, process.stdout, process.stderr):
+                if stream is not None:
+                    stream.close()
+            raise
+        return Finished(process.returncode, stdout, stderr, channels.report(), channels.plan)
+
+
+def pass_gate(channels: Channels, check: Callable[[int], None]) -> None:
+    """Wait for the workload at the gate, have it checked, let it go.
+
+    An executor that failed before the gate closes its end: its report tells why.
+    """
+    gate = channels.gate
+    assert gate is not None
+    line = b""
+    while not line.endswith(b"\n"):
+        part = gate.recv(32)
+        if not part:
+            return
+        line += part
+    check(int(line))
+    gate.sendall(b"g")
