@@ -1,0 +1,1 @@
+"""What this host and this user can enforce."""

@@ -1,0 +1,1 @@
+"""The posture of running processes, read from the kernel and compared with the Decision."""
