@@ -1,0 +1,1 @@
+"""Policies: their documents, how they are found, the engine that decides, and its explanation."""

@@ -1,0 +1,128 @@
+"""The Decision: what was granted, who asked, which line decided, and how this host enforces it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Annotated, Any
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    PlainSerializer,
+    ValidationError,
+)
+
+from hardrun.errors import PlanError
+from hardrun.posture.control import Enforcement, Posture
+from hardrun.posture.registry import BY_ID
+
+SCHEMA_VERSION = 1
+
+
+def freeze(value: Any) -> Any:
+    """JSON values that can't be changed: lists become tuples, objects read-only mappings."""
+    if isinstance(value, Mapping):
+        return MappingProxyType({str(key): freeze(item) for key, item in value.items()})
+    if isinstance(value, list | tuple | frozenset | set):
+        items = sorted(value) if isinstance(value, frozenset | set) else value
+        return tuple(freeze(item) for item in items)
+    return value
+
+
+def thaw(value: Any) -> Any:
+    """The inverse of ``freeze``: plain JSON values."""
+    if isinstance(value, Mapping):
+        return {key: thaw(item) for key, item in value.items()}
+    return [thaw(item) for item in value] if isinstance(value, tuple) else value
+
+
+Json = Annotated[Any, AfterValidator(freeze), PlainSerializer(thaw)]
+
+
+class Danger(BaseModel):
+    """A granted value that is a known way out, with the policy's reason for it."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    control: str
+    shown: str
+    reason: str
+    origin: str
+
+
+class ControlDecision(BaseModel):
+    """What became of one control.
+
+    ``value`` is the granted value as JSON (``Control.load`` reads it), ``shown`` the same for
+    people. ``asked_by`` is the flag, or empty. ``decided_by`` is what the value comes from: a flag,
+    or ``file:line``, with the word *default* where a policy's default decided. ``bound_by`` names
+    the lines that bound it, ``clipped_from`` the default that was looser than the bounds.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    control: str
+    value: Json
+    shown: str
+    asked_by: str = ""
+    decided_by: str
+    bound_by: str = ""
+    enforcement: Enforcement
+    clipped_from: str = ""
+
+
+class Decision(BaseModel):
+    """The engine's answer: immutable, serialisable, equal for equal inputs.
+
+    ``workload`` is ``Workload.canonical()``: no value of an environment variable is in it.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    schema_version: int = SCHEMA_VERSION
+    policies: tuple[str, ...]
+    controls: tuple[ControlDecision, ...]
+    dangers: tuple[Danger, ...] = ()
+    workload: Json = MappingProxyType({})
+
+    @property
+    def posture(self) -> Posture:
+        """The granted value of every control."""
+        return Posture({c.control: BY_ID[c.control].load(thaw(c.value)) for c in self.controls})
+
+    def control(self, control_id: str) -> ControlDecision:
+        """The decision about one control; KeyError when there is none."""
+        for decided in self.controls:
+            if decided.control == control_id:
+                return decided
+        raise KeyError(control_id)
+
+    def to_json(self) -> bytes:
+        """Canonical JSON: sorted keys, no spaces, ASCII only, so that any bytes of argv survive."""
+        document = self.model_dump(mode="python")
+        return json.dumps(document, sort_keys=True, separators=(",", ":")).encode("ascii")
+
+    @classmethod
+    def from_json(cls, data: bytes) -> Decision:
+        """The inverse of ``to_json``; PlanError when ``data`` is no Decision of this version."""
+        try:
+            decision = cls.model_validate(json.loads(data))
+        except (ValueError, ValidationError) as error:
+            raise PlanError(f"the Decision in this plan can't be read: {error}") from error
+        if decision.schema_version != SCHEMA_VERSION:
+            raise PlanError(f"the Decision has version {decision.schema_version},"
+                            f" this hardrun reads {SCHEMA_VERSION}")
+        unknown = [c.control for c in decision.controls if c.control not in BY_ID]
+        if unknown:
+            raise PlanError(f"the Decision names an unknown control: {unknown[0]}")
+        return decision
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the canonical JSON, in hexadecimal."""
+        import hashlib  # 3 ms of OpenSSL that a cached start does not need
+
+        return hashlib.sha256(self.to_json()).hexdigest()

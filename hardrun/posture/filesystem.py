@@ -1,0 +1,130 @@
+"""What of the host's files can be seen, read and written.
+
+Paths are absolute and stand for all below them; ``/`` (``any`` in a policy) stands for everything.
+In policies a path may begin with ``$workdir`` or ``$HOME`` (``~``); the engine puts the workload's
+own directories in their place.
+"""
+
+from __future__ import annotations
+
+import posixpath
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from hardrun.posture.control import Enforcement, degraded, enforced
+from hardrun.posture.orders import Covering, Flag, Level, Obligations, texts
+
+if TYPE_CHECKING:
+    from hardrun.host.facts import HostFacts
+
+TOKENS = ("$workdir", "$HOME")
+
+
+def below(path: str, directory: str) -> bool:
+    """Whether ``path`` is ``directory`` or lies below it."""
+    return directory == "/" or path == directory or path.startswith(directory + "/")
+
+
+def parse_path(text: str) -> str:
+    """An absolute path of a policy in its one spelling; ValueError when it isn't one."""
+    if text == "any":
+        return "/"
+    path = "$HOME" + text[1:] if text == "~" or text.startswith("~/") else text
+    start = path.split("/", 1)[0]
+    if "\0" in path or (start and start not in TOKENS) or not path:
+        raise ValueError(f"{text!r} is not an absolute path, nor below $workdir or $HOME")
+    if ".." in path.split("/"):
+        raise ValueError(f"{text!r} must not contain '..'")
+    return posixpath.normpath("/" + path.lstrip("/") if path.startswith("/") else path)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class PathSet(Covering[str]):
+    """A set of paths with all that is below them."""
+
+    def covers(self, wide: str, narrow: str) -> bool:
+        return below(narrow, wide)
+
+    def parse(self, raw: object) -> frozenset[str]:
+        return self.normal(parse_path(text) for text in texts(raw))
+
+    def load(self, data: Any) -> frozenset[str]:
+        return self.parse(data)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Protected(Obligations[str]):
+    """Names that must stay as they are at any depth below a writable grant."""
+
+    def parse(self, raw: object) -> frozenset[str]:
+        names = texts(raw)
+        for name in names:
+            if name.startswith("/") or not name or {"", ".", ".."} & set(name.split("/")):
+                raise ValueError(f"{name!r} must be a relative name such as .git/hooks")
+        return frozenset(names)
+
+    def load(self, data: Any) -> frozenset[str]:
+        return self.parse(data)
+
+
+def _mounted(facts: HostFacts, *more: str) -> Enforcement:
+    fact = facts.mount_namespace
+    if not fact.available:
+        return degraded(because=f"no mount namespace: {fact.detail or 'refused by the kernel'}",
+                        fix=fact.fix, fact="mount_namespace")
+    return enforced("mounts", *more)
+
+
+def _paths(value: object, facts: HostFacts) -> Enforcement:
+    return _mounted(facts, "Landlock") if facts.landlock_abi else _mounted(facts)
+
+
+def _root(value: bool, facts: HostFacts) -> Enforcement:
+    return _mounted(facts) if value else enforced("not restricted")
+
+
+def _protected(value: frozenset[str], facts: HostFacts) -> Enforcement:
+    return _mounted(facts) if value else enforced("nothing to protect")
+
+
+def _proc(value: str, facts: HostFacts) -> Enforcement:
+    if value == "none":
+        return enforced("not mounted")
+    if not facts.proc_mount.available:
+        # Never the host's own /proc instead: it shows the host's processes.
+        return degraded(because=f"proc can't be mounted: {facts.proc_mount.detail}",
+                        fix=facts.proc_mount.fix, fact="proc_mount")
+    return enforced("proc subset=pid" if value == "pid" else "masked paths")
+
+
+READ_ONLY_ROOT = Flag(
+    id="filesystem.read_only_root", title="read-only root",
+    meaning="Whether the root of the sandbox is read-only.",
+    loosest=False, default=True, enforce=_root)
+
+VISIBLE = PathSet(
+    id="filesystem.visible", title="visible paths",
+    meaning="What of the host is shown, read-only, without being asked for; paths that don't exist"
+            " are passed over.",
+    loosest=frozenset({"/"}), default=frozenset({"/"}), enforce=_paths)
+
+READABLE = PathSet(
+    id="filesystem.readable", title="readable paths",
+    meaning="What --ro may show; never a known way out without `danger`.",
+    loosest=frozenset({"/"}), default=frozenset(), enforce=_paths)
+
+WRITABLE = PathSet(
+    id="filesystem.writable", title="writable paths",
+    meaning="What --rw may ask for; $workdir is never a home directory or above it.",
+    loosest=frozenset({"/"}), default=frozenset(), enforce=_paths)
+
+PROTECTED = Protected(
+    id="filesystem.protected", title="protected names",
+    meaning="Names (a trailing part of a path; * and ? match) that stay read-only at any depth"
+            " below a writable grant because something outside executes them later.",
+    loosest=frozenset(), default=frozenset(), enforce=_protected)
+
+PROC = Level(
+    id="filesystem.proc", title="/proc",
+    meaning="none, pid (processes only: subset=pid) or masked (all of proc, with masked paths).",
+    levels=("none", "pid", "masked"), loosest="masked", default="pid", enforce=_proc)
