@@ -1,0 +1,182 @@
+"""Compile steps: credentials, environment, limits, label, filter, exec."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+
+from hardrun.errors import HostUnsupported
+from hardrun.kernel.capabilities import mask_of
+from hardrun.plan.context import UNLIMITED, Context, Program
+from hardrun.plan.schema import Unsafe
+from hardrun.plan.uapi import Resource, Securebit
+from hardrun.posture.mandatory import resolve
+
+# NOROOT keeps uid 0 from regaining capabilities at an exec, even without no_new_privs (CP-03).
+SECUREBITS = (
+    Securebit.SECBIT_NOROOT | Securebit.SECBIT_NOROOT_LOCKED
+    | Securebit.SECBIT_NO_SETUID_FIXUP | Securebit.SECBIT_NO_SETUID_FIXUP_LOCKED
+    | Securebit.SECBIT_KEEP_CAPS_LOCKED
+)
+LIMITS: tuple[tuple[str, Resource], ...] = (
+    # not RLIMIT_AS: node, go and java reserve far more addresses than they use
+    ("limits.memory", Resource.RLIMIT_DATA),
+    ("limits.pids", Resource.RLIMIT_NPROC),
+    ("limits.stack", Resource.RLIMIT_STACK),
+    ("limits.cpu_time", Resource.RLIMIT_CPU),
+    ("limits.open_files", Resource.RLIMIT_NOFILE),
+    ("limits.file_size", Resource.RLIMIT_FSIZE),
+    ("limits.core", Resource.RLIMIT_CORE),
+    ("limits.locked_memory", Resource.RLIMIT_MEMLOCK),
+)
+"""Controls enforced by setrlimit(2) on the workload."""
+_CPU_GRACE = 1  # seconds between SIGXCPU and SIGKILL
+
+
+def add_credentials(program: Program) -> None:
+    """Capability sets, securebits and no_new_privs, in the order in which they are given up."""
+    context = program.context
+    capabilities = mask_of(context.names("capabilities"))
+    if capabilities:
+        program.unsafe |= Unsafe.KEEPS_CAPABILITIES
+    program.add("capabilities", "drop_bounding", capabilities)
+    if context.flag("securebits"):
+        program.add("securebits", "set_securebits", int(SECUREBITS))
+    program.add("capabilities", "set_capabilities", capabilities)
+    if context.flag("no_new_privs"):
+        program.add("no_new_privs", "no_new_privs")
+    else:
+        program.unsafe |= Unsafe.NO_NEW_PRIVS_OFF
+    program.add("capabilities", "not_dumpable")
+
+
+def add_process(program: Program, in_plan: int) -> None:
+    """argv, environment, session, umask, limits and descriptors of the workload."""
+    context = program.context
+    for word in context.workload.argv[:in_plan]:
+        program.add("argv", "argument", word)
+    program.add("argv", "arguments_of_caller")
+    _add_environment(program)
+    if context.flag("session"):
+        program.add("session", "new_session")
+    else:
+        program.unsafe |= Unsafe.NO_SESSION
+    program.add("umask", "set_umask", context.number("umask"))
+    _add_limits(program)
+    program.add("descriptors", "close_descriptors")
+
+
+def values_set(context: Context) -> dict[str, str]:
+    """The variables that the plan itself sets; they stand before those of the caller."""
+    values = {"HOME": context.account.home, "TMPDIR": "/tmp",  # nosec B108: the sandbox's own
+              "USER": context.account.name, "LOGNAME": context.account.name}
+    values.update(context.workload.environment.values)
+    return values
+
+
+def search_path(context: Context, default: str) -> str:
+    """The PATH that the workload gets."""
+    values = dict(context.workload.environment.values)
+    if "PATH" in values:
+        return values["PATH"]
+    if inherits(context.names("environment.inherit"), "PATH"):
+        return context.caller_environment.get("PATH") or default
+    return default
+
+
+def inherits(patterns: Iterable[str], name: str) -> bool:
+    """Whether a variable is on the list; a pattern that ends in ``*`` is a prefix."""
+    return any(name.startswith(p[:-1]) if p.endswith("*") else name == p for p in patterns)
+
+
+def _add_environment(program: Program) -> None:
+    context = program.context
+    patterns = context.names("environment.inherit")
+    values = values_set(context)
+    if "PATH" not in values and not (inherits(patterns, "PATH")
+                                     and context.caller_environment.get("PATH")):
+        from hardrun.plan.lookup import DEFAULT_PATH
+
+        values["PATH"] = DEFAULT_PATH
+    for name, value in values.items():
+        program.add("environment.inherit", "environment", f"{name}={value}")
+    for pattern in sorted(patterns):
+        if pattern not in values:
+            program.add("environment.inherit", "environment_of_caller", pattern)
+
+
+def _add_limits(program: Program) -> None:
+    context = program.context
+    for control, resource in LIMITS:
+        value = context.number(control)
+        if value >= UNLIMITED:
+            continue
+        soft, grace = value, 0
+        if resource is Resource.RLIMIT_CPU:
+            soft, grace = -(-value // 1000), _CPU_GRACE
+        ceiling = context.facts.hard_limits.get(resource.name, UNLIMITED)
+        soft = min(soft, ceiling)
+        hard = min(soft + grace, ceiling)
+        if not context.pinned:
+            program.add(control, "require_hard_limit", int(resource), hard)
+        program.add(control, "set_limit", int(resource), soft, hard)
+
+
+def add_filter(program: Program) -> None:
+    """One seccomp program composed of all profiles of the posture."""
+    context = program.context
+    profiles = context.names("seccomp")
+    if not profiles or not context.facts.seccomp.available:
+        program.unsafe |= Unsafe.NO_SECCOMP
+        return
+    from hardrun.kernel.seccomp.prebuilt import filter_for
+
+    program.add("seccomp", "load_seccomp",
+                filter_for(sorted(profiles), architecture=context.facts.architecture,
+                           capabilities=context.names("capabilities"),
+                           kernel_release=context.facts.kernel_release), 0)
+
+
+def add_exec(program: Program, path: str, search: str, directory: str) -> None:
+    """Working directory, label, filter and the exec itself."""
+    context = program.context
+    program.add("workdir", "change_directory", directory)
+    label = exec_label(context)
+    if label is not None:
+        program.add("mandatory", "set_exec_label", *label)
+    program.add("argv", "execute", path, search)
+
+
+def exec_label(context: Context) -> tuple[str, str] | None:
+    """What to write to attr/exec: module and text, or None where no clause asks for a label.
+
+    Several AppArmor profiles are stacked: the kernel then enforces all of them (apparmor.d(5)).
+    Raises HostUnsupported where a clause can't be fulfilled and the Decision does not accept it.
+    """
+    chosen = resolve(context.clauses("mandatory"), context.facts)
+    if chosen is None and "mandatory" not in context.degraded:
+        raise HostUnsupported("mandatory: this host has none of what the policy names",
+                              fact="mandatory access control", hint="hardrun doctor")
+    names: dict[str, list[str]] = {}
+    for alternative in chosen or ():
+        module, _, name = alternative.partition(":")
+        names.setdefault(module, []).append(name)
+    if "apparmor" in names:
+        return "apparmor", "exec " + "//&".join(names["apparmor"])
+    if "selinux" in names:
+        return "selinux", _selinux_context(names["selinux"][0])
+    return None
+
+
+def _selinux_context(type_name: str) -> str:
+    """The caller's own context with another type (user:role:type:range)."""
+    try:
+        with open("/proc/self/attr/current", encoding="ascii") as file:
+            words = file.read(4096).rstrip("\0\n").split(":", 3)
+    except OSError as error:
+        raise HostUnsupported(f"mandatory: {os.strerror(error.errno or 0)} on "
+                              "/proc/self/attr/current", fact="selinux") from None
+    if len(words) < 3:
+        raise HostUnsupported("mandatory: this process has no SELinux context", fact="selinux")
+    words[2] = type_name
+    return ":".join(words)
