@@ -14,10 +14,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-try:
-    from hatchling.builders.hooks.plugin.interface import BuildHookInterface
-except ImportError:  # `make` needs the functions alone
-    BuildHookInterface = object
+from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
 ROOT = Path(__file__).resolve().parent
 EXECUTOR = Path("hardrun/executor/hardrun-exec")
@@ -45,7 +42,7 @@ def build_data(directory: Path) -> None:
                        env=environment)
 
 
-class BuildHook(BuildHookInterface):  # type: ignore[type-arg,misc,unused-ignore]
+class BuildHook(BuildHookInterface[Any]):
     """Puts the executor and the data into the wheel."""
 
     def dependencies(self) -> list[str]:

@@ -1,4 +1,4 @@
-"""Prints what pip is to install for .venv: ``requirements.py [EXTRA]…``, read from pyproject.toml."""
+"""Prints what pip is to install for .venv, from pyproject.toml: ``requirements.py [EXTRA]…``."""
 
 from __future__ import annotations
 

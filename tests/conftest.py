@@ -1,4 +1,4 @@
-"""What every test may rely on: who runs it, where the executor is, and that nothing is left behind."""
+"""What every test may rely on: who runs it, where the executor is, that nothing is left behind."""
 
 from __future__ import annotations
 

@@ -1,0 +1,1 @@
+"""``hardrun demo``: a hostile script in a sandbox, and the same script without one."""

@@ -1,0 +1,1 @@
+"""A hostile program in plain Python: it needs nothing but the standard library."""
