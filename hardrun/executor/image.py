@@ -1,8 +1,8 @@
 """From a plan to a running program: the image.
 
-An image is the executor with an artefact appended, in a memory file that nobody can write any more.
-The sandboxed command can reach it (``#!/proc/self/exe`` re-enters it), so it must not be a file that
-the caller could write (CVE-2019-5736); and it is what ``hardrun verify`` reads the Decision from.
+An image is the executor with an artefact appended, in a memory file that nobody can write any
+more. The sandboxed command can reach it (``#!/proc/self/exe`` re-enters it), so it must not be a
+file that the caller could write (CVE-2019-5736); and ``hardrun verify`` reads the Decision from it.
 
 This module is on the fast path and imports nothing that Python does not start with.
 """

@@ -30,7 +30,7 @@ _NUMBERS = ("status", "wall_ms", "user_us", "system_us", "max_rss_kib", "output_
 class Failure(NamedTuple):
     """The operation that failed before the command's first instruction."""
 
-    index: int
+    operation: int
     errno: int
     site: str
 
@@ -80,18 +80,18 @@ def error_of(report: Report, plan: bytes) -> HardrunError | None:
         return None
     failure = report.failure
     operations = decode(plan).operations
-    if failure is None or failure.index >= len(operations):
+    if failure is None or failure.operation >= len(operations):
         return ExecutorError("the executor ended without a word",
                              hint="was it killed? the kernel's log may know")
-    operation = operations[failure.index]
+    operation = operations[failure.operation]
     name = errno.errorcode.get(failure.errno, str(failure.errno))
     if operation.name == "execute":
         return _command_error(str(operation.values[0]), failure.errno, name)
     site = f"{failure.site}: " if failure.site else ""
     reason = f", {operation.reason}" if operation.reason else ""
     return ExecutorError(
-        f"{describe(operation)}: {site}{name} (operation {failure.index}{reason})",
-        operation=failure.index, errno=failure.errno)
+        f"{describe(operation)}: {site}{name} (operation {failure.operation}{reason})",
+        operation=failure.operation, errno=failure.errno)
 
 
 def _command_error(command: str, number: int, name: str) -> HardrunError:

@@ -8,17 +8,22 @@ that started it ends (prctl(2)): it lives as long as this process, or until it i
 
 from __future__ import annotations
 
+import asyncio
+import fcntl
 import os
 import socket
 import subprocess
 from collections.abc import Callable, Sequence
 from types import TracebackType
-from typing import IO, Any, NamedTuple
+from typing import IO, TYPE_CHECKING, Any, NamedTuple
 
 from hardrun.executor import image
 from hardrun.executor.report import Report, parse
 from hardrun.plan.format import Artefact, encode, pack
 from hardrun.plan.schema import Operation, Unsafe
+
+if TYPE_CHECKING:
+    from hardrun.request import Request
 
 GRACE = 5.0
 """Seconds for an executor to end its sandbox after the lifeline closed; then it is killed, and
@@ -31,6 +36,12 @@ class Program(NamedTuple):
     operations: Sequence[Operation]
     unsafe: Unsafe
     decision: bytes
+
+    @classmethod
+    def of(cls, request: Request) -> Program:
+        """The program of a granted request, to be started by this process only."""
+        plan = request.plan(pinned=True)
+        return cls(plan.operations, plan.unsafe, request.decision.to_json())
 
 
 class Finished(NamedTuple):
@@ -60,23 +71,29 @@ class Channels:
                                                       strict=False)]
             self.plan = encode([*program.operations, *operations], program.unsafe)
             artefact = pack(Artefact(self.plan, program.decision))
-            self._image = image.seal(image.read_executor(), artefact)
+            [self._image] = self._keep(image.seal(image.read_executor(), artefact))
+            self._child.append(self._image)
         except BaseException:
             self.close()
             raise
-        self._open.add(self._image)
-        self._child.append(self._image)
 
     def _connect(self, *, gate: bool) -> tuple[int, ...]:
-        lifeline, self._lifeline = os.pipe2(os.O_CLOEXEC)
-        self._open |= {lifeline, self._lifeline}
-        self._report, report = os.pipe2(os.O_CLOEXEC)
-        self._open |= {self._report, report}
+        lifeline, self._lifeline = self._keep(*os.pipe2(os.O_CLOEXEC))
+        self._report, report = self._keep(*os.pipe2(os.O_CLOEXEC))
         if not gate:
             return lifeline, report
         self.gate, other = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
-        self._open.add(inner := other.detach())
-        return lifeline, report, inner
+        return lifeline, report, *self._keep(other.detach())
+
+    def _keep(self, *descriptors: int) -> list[int]:
+        """Move descriptors above 2: where those are closed, a pipe would become standard output."""
+        self._open |= set(descriptors)
+        kept = []
+        for descriptor in descriptors:
+            kept.append(fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, 3))
+            self._close(descriptor)
+            self._open.add(kept[-1])
+        return kept
 
     def popen_arguments(self) -> dict[str, Any]:
         """Keyword arguments of subprocess.Popen that hand the child its ends."""
@@ -90,6 +107,9 @@ class Channels:
     def cancel(self) -> None:
         """Close the lifeline: the executor kills every process of the sandbox and ends."""
         self._close(self._lifeline)
+        if self.gate is not None and self.gate.fileno() >= 0:
+            self.gate.shutdown(socket.SHUT_RDWR)  # wakes a thread that waits there
+            self.gate.close()
 
     def report(self) -> Report:
         """The report of an executor that has ended."""
@@ -137,7 +157,7 @@ def run(
     tail: Sequence[str],
     *,
     stdin: int | IO[bytes] | None = None,
-    input: bytes | None = None,  # noqa: A002 - the name that subprocess has
+    input: bytes | None = None,
     capture: bool = False,
     at_gate: Callable[[int], None] | None = None,
     on_start: Callable[[subprocess.Popen[bytes]], None] | None = None,
@@ -185,3 +205,41 @@ def pass_gate(channels: Channels, check: Callable[[int], None]) -> None:
         line += part
     check(int(line))
     gate.sendall(b"g")
+
+
+async def run_async(
+    program: Program,
+    tail: Sequence[str],
+    *,
+    stdin: int | IO[bytes] | None = None,
+    input: bytes | None = None,
+    capture: bool = False,
+    at_gate: Callable[[int], None] | None = None,
+) -> Finished:
+    """As :func:`run`, for asyncio; a task that is cancelled returns when the sandbox is gone."""
+    with Channels(program, gate=at_gate is not None) as channels:
+        pipe = subprocess.PIPE
+        process = await asyncio.create_subprocess_exec(
+            "hardrun", *tail, stdin=pipe if input is not None else stdin,
+            stdout=pipe if capture else None, stderr=pipe if capture else None,
+            **channels.popen_arguments())
+        try:
+            channels.started()
+            if at_gate is not None:
+                await asyncio.to_thread(pass_gate, channels, at_gate)
+            stdout, stderr = await process.communicate(input)
+        except BaseException:
+            await asyncio.shield(asyncio.ensure_future(_end_async(process, channels)))
+            raise
+        assert process.returncode is not None
+        return Finished(process.returncode, stdout if capture else None,
+                        stderr if capture else None, channels.report(), channels.plan)
+
+
+async def _end_async(process: asyncio.subprocess.Process, channels: Channels) -> None:
+    channels.cancel()
+    try:
+        await asyncio.wait_for(process.wait(), GRACE)
+    except TimeoutError:
+        process.kill()
+        await process.wait()

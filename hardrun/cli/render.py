@@ -1,0 +1,56 @@
+"""What people see: errors in one line with a hint, tables, nothing that steers a terminal."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Sequence
+
+from hardrun.errors import HardrunError
+
+
+def printable(text: str) -> str:
+    """``text`` with everything escaped that is not a visible character.
+
+    File names, labels and errors come from people we don't trust: an escape sequence could rewrite
+    what the terminal shows or answer on the user's behalf, a bidirectional mark could swap words.
+    Bytes that are not UTF-8 are shown as ``\\xNN``.
+    """
+    return "".join(c if c.isprintable() else _escaped(c) for c in text)
+
+
+def _escaped(character: str) -> str:
+    code = ord(character)
+    if 0xDC80 <= code <= 0xDCFF:  # surrogateescape
+        return f"\\x{code - 0xDC00:02x}"
+    if code < 0x100:
+        return f"\\x{code:02x}"
+    return f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
+
+
+def error_lines(error: HardrunError) -> list[str]:
+    """One line ``hardrun: …`` and, where there is something to do, one ``  hint: …``."""
+    prefix = "refused: " if error.code == "refused" and "refused:" not in error.message else ""
+    lines = [f"hardrun: {prefix}{printable('; '.join(error.message.splitlines()))}"]
+    if error.hint:
+        lines.append(f"  hint: {printable('; '.join(error.hint.splitlines()))}")
+    return lines
+
+
+def write(lines: Iterable[str], *, to_error: bool = False) -> None:
+    """Write lines to standard output or error; nowhere when that was closed at the start."""
+    stream = sys.stderr if to_error else sys.stdout
+    if stream is None:
+        return
+    stream.write("".join(line + "\n" for line in lines))
+    stream.flush()
+
+
+def table(heading: Sequence[str], rows: Sequence[Sequence[str]], widest: int = 44) -> list[str]:
+    """Rows as lines with columns of equal width; no cell but a row's last is cut."""
+    cells = [list(heading), *[[printable(cell) for cell in row] for row in rows]]
+    widths = [min(max(len(row[i]) for row in cells), widest) for i in range(len(heading) - 1)]
+    lines = []
+    for row in cells:
+        start = "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=False))
+        lines.append(f"{start}  {row[-1]}".rstrip())
+    return lines
