@@ -93,7 +93,7 @@ static int start(struct sandbox *sandbox)
 int main(int argc, char **argv, char **environment)
 {
 	static struct sandbox sandbox;
-	static char directory[4096];
+	static char directory[4096], name[] = "hardrun";
 	struct image image;
 	const char *problem;
 	(void)argc;
@@ -102,6 +102,9 @@ int main(int argc, char **argv, char **environment)
 	if (image_open(&image, &problem) < 0)
 		return refuse(problem, 0);
 	if (!image_is_safe(&image)) {
+		/* PID 1's command line can be read inside: it must not tell a path of the host. */
+		if (argv[0])
+			argv[0] = name;
 		image_seal(&image, argv, environment);
 		return refuse("can't run from a sealed memory file", errno);
 	}

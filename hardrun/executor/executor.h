@@ -153,7 +153,7 @@ void relay_step(struct streams *streams, struct relay *relay);
 
 /* watch.c */
 struct usage {
-	uint64_t memory, cpu_ms;
+	uint64_t memory, user_us, system_us;
 };
 int watch_tree(pid_t init, bool exact, struct usage *usage);
 

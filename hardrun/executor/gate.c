@@ -42,6 +42,9 @@ int gate_hold(pid_t workload, int control_fd, int gate_fd)
 	text_add(&line, "\n");
 	text_write(&line, gate_fd);
 	if (read(gate_fd, &answer, 1) != 1 || answer != 'g') {
+		/* What is traced is reaped by its tracer first: PID 1 would wait for that for ever. */
+		kill(workload, SIGKILL);
+		waitpid(workload, NULL, __WALL);
 		errno = ECANCELED;
 		return -1;
 	}

@@ -29,7 +29,8 @@ struct parent {
 	const char *outcome; /* why the parent ended the sandbox, or how it ended */
 	struct failure failure;
 	struct rusage usage;
-	bool started, finished, running;
+	struct usage sample;
+	bool started, finished, running, silent; /* silent: no message can come any more */
 	unsigned interrupts;
 	int status; /* of the workload, as wait(2) has it */
 };
@@ -41,8 +42,11 @@ static void send_signal(const struct parent *parent, int number)
 
 static void end_sandbox(struct parent *parent, const char *outcome)
 {
-	if (!parent->outcome && !parent->finished)
+	if (!parent->outcome && !parent->finished) {
 		parent->outcome = outcome;
+		/* Children that die with PID 1 are not in its own count: taken while they live. */
+		watch_tree(parent->init, false, &parent->sample);
+	}
 	send_signal(parent, SIGKILL);
 }
 
@@ -71,9 +75,10 @@ static void take_messages(struct parent *parent)
 {
 	struct message message;
 	uint32_t failed;
+	ssize_t size;
 	pid_t sender;
 	int fd;
-	while (control_receive(parent->sandbox->control_fd, &message, &sender, &fd) > 0)
+	while ((size = control_receive(parent->sandbox->control_fd, &message, &sender, &fd)) > 0)
 		switch (message.kind) {
 		case MESSAGE_FAILED:
 			parent->failure = message.failure;
@@ -99,6 +104,7 @@ static void take_messages(struct parent *parent)
 		default:
 			break;
 		}
+	parent->silent = size == 0;
 }
 
 static void take_signals(struct parent *parent)
@@ -134,7 +140,7 @@ static void watch(struct parent *parent)
 	parent->next_watch = now_ms() + WATCH_INTERVAL_MS;
 	if (!parent->running || watch_tree(parent->init, false, &usage) < 0)
 		return;
-	if (parent->cpu_limit && usage.cpu_ms >= parent->cpu_limit)
+	if (parent->cpu_limit && (usage.user_us + usage.system_us) / 1000 >= parent->cpu_limit)
 		end_sandbox(parent, "cpu-limit");
 	if (parent->memory_limit && usage.memory > parent->memory_limit &&
 	    watch_tree(parent->init, true, &usage) == 0 && usage.memory > parent->memory_limit)
@@ -169,7 +175,7 @@ static bool step(struct parent *parent)
 	struct pollfd polls[POLL_COUNT] = {
 		[POLL_SIGNALS] = {.fd = parent->signal_fd, .events = POLLIN},
 		[POLL_INIT] = {.fd = parent->running ? parent->pidfd : -1, .events = POLLIN},
-		[POLL_CONTROL] = {.fd = parent->running ? parent->sandbox->control_fd : -1,
+		[POLL_CONTROL] = {.fd = parent->silent ? -1 : parent->sandbox->control_fd,
 				  .events = POLLIN},
 		[POLL_LIFELINE] = {.fd = parent->lifeline_fd, .events = POLLIN},
 	};
@@ -185,7 +191,7 @@ static bool step(struct parent *parent)
 		return true;
 	if (polls[POLL_SIGNALS].revents)
 		take_signals(parent);
-	if (polls[POLL_CONTROL].revents & POLLIN)
+	if (polls[POLL_CONTROL].revents)
 		take_messages(parent);
 	for (int i = 0; i < 3; i++)
 		if (polls[POLL_INPUT + i].revents)
@@ -293,6 +299,11 @@ static void report_line(int fd, const char *key, uint64_t value, const char *str
 	text_write(&text, fd);
 }
 
+static uint64_t larger(uint64_t a, uint64_t b)
+{
+	return a > b ? a : b;
+}
+
 static void write_report(const struct parent *parent)
 {
 	int fd = parent->report_fd, status = parent->status;
@@ -303,8 +314,10 @@ static void write_report(const struct parent *parent)
 	report_line(fd, "status", (uint64_t)(WIFEXITED(status) ? WEXITSTATUS(status)
 							       : WTERMSIG(status)), NULL);
 	report_line(fd, "wall_ms", now_ms() - parent->begun, NULL);
-	report_line(fd, "user_us", cpu_us(&parent->usage.ru_utime), NULL);
-	report_line(fd, "system_us", cpu_us(&parent->usage.ru_stime), NULL);
+	report_line(fd, "user_us", larger(cpu_us(&parent->usage.ru_utime), parent->sample.user_us),
+		    NULL);
+	report_line(fd, "system_us",
+		    larger(cpu_us(&parent->usage.ru_stime), parent->sample.system_us), NULL);
 	report_line(fd, "max_rss_kib", (uint64_t)parent->usage.ru_maxrss, NULL);
 	report_line(fd, "output_bytes", parent->streams->bytes, NULL);
 	report_line(fd, "truncated", parent->streams->truncated, NULL);

@@ -90,21 +90,22 @@ static uint64_t column(const char *at, unsigned index)
 	return value;
 }
 
-static void add_cpu_time(pid_t pid, bool with_children, struct usage *usage)
+/* Its own and that of the children it has reaped. */
+static void add_cpu_time(pid_t pid, struct usage *usage)
 {
 	char buffer[1024];
 	const char *after;
-	uint64_t ticks;
+	uint64_t user, system;
 	if (read_file(pid, "/stat", NULL, buffer, sizeof buffer) <= 0)
 		return;
 	after = strrchr(buffer, ')');
 	if (!after)
 		return;
 	after += 1; /* columns from "state": utime is 11, stime 12, cutime 13, cstime 14 */
-	ticks = column(after, 11) + column(after, 12);
-	if (with_children)
-		ticks += column(after, 13) + column(after, 14);
-	usage->cpu_ms += ticks * 1000 / TICKS_PER_SECOND;
+	user = column(after, 11) + column(after, 13);
+	system = column(after, 12) + column(after, 14);
+	usage->user_us += user * (1000000 / TICKS_PER_SECOND);
+	usage->system_us += system * (1000000 / TICKS_PER_SECOND);
 }
 
 /* Shared pages are counted once by smaps_rollup and once for each process by statm. */
@@ -127,10 +128,10 @@ int watch_tree(pid_t init, bool exact, struct usage *usage)
 	static struct walk walk;
 	walk.count = 0;
 	walk.pids[walk.count++] = init;
-	usage->memory = usage->cpu_ms = 0;
+	*usage = (struct usage){0, 0, 0};
 	for (size_t i = 0; i < walk.count; i++) {
 		add_children_of_threads(&walk, walk.pids[i]);
-		add_cpu_time(walk.pids[i], true, usage);
+		add_cpu_time(walk.pids[i], usage);
 		if (i)
 			add_memory(walk.pids[i], exact, usage);
 	}
