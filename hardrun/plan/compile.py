@@ -98,7 +98,7 @@ def compile_plan(
     mounting.add_landlock(program)
     confinement.add_process(program, arguments_in_plan)
     confinement.add_filter(program)
-    confinement.add_exec(program, command, search, directory)
+    confinement.add_exec(program, command, directory)
     walked = bool(protected) and any(mount.access == "rw" for mount in workload.mounts)
     return PlannedRun(tuple(program.operations), program.unsafe, tuple(absent), not walked, view)
 
@@ -131,7 +131,7 @@ def _account(workload: Workload, facts: HostFacts, posture: Mapping[str, object]
     """Who the workload is inside. A name or home that would break passwd(5) is replaced."""
     root_allowed = posture.get("ids.user") == "root"
     uid, gid = workload.user or ((0, 0) if root_allowed else (facts.uid, facts.gid))
-    if uid == 0 and not root_allowed:
+    if uid == 0 and facts.uid != 0 and not root_allowed:
         raise PolicyRefused("ids.user: root asked (--user), which is not in the decision",
                             hint="decide and compile the same workload")
     name = "root" if uid == 0 else facts.user_name if uid == facts.uid else "user"

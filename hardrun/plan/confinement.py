@@ -79,7 +79,7 @@ def search_path(context: Context, default: str) -> str:
     values = dict(context.workload.environment.values)
     if "PATH" in values:
         return values["PATH"]
-    if inherits(context.names("environment.inherit"), "PATH"):
+    if inherits(context.names("environment"), "PATH"):
         return context.caller_environment.get("PATH") or default
     return default
 
@@ -91,7 +91,7 @@ def inherits(patterns: Iterable[str], name: str) -> bool:
 
 def _add_environment(program: Program) -> None:
     context = program.context
-    patterns = context.names("environment.inherit")
+    patterns = context.names("environment")
     values = values_set(context)
     if "PATH" not in values and not (inherits(patterns, "PATH")
                                      and context.caller_environment.get("PATH")):
@@ -99,10 +99,10 @@ def _add_environment(program: Program) -> None:
 
         values["PATH"] = DEFAULT_PATH
     for name, value in values.items():
-        program.add("environment.inherit", "environment", f"{name}={value}")
+        program.add("environment", "environment", f"{name}={value}")
     for pattern in sorted(patterns):
         if pattern not in values:
-            program.add("environment.inherit", "environment_of_caller", pattern)
+            program.add("environment", "environment_of_caller", pattern)
 
 
 def _add_limits(program: Program) -> None:
@@ -137,14 +137,14 @@ def add_filter(program: Program) -> None:
                            kernel_release=context.facts.kernel_release), 0)
 
 
-def add_exec(program: Program, path: str, search: str, directory: str) -> None:
-    """Working directory, label, filter and the exec itself."""
+def add_exec(program: Program, path: str, directory: str) -> None:
+    """Working directory, label and the exec; the path was found along PATH when planning."""
     context = program.context
     program.add("workdir", "change_directory", directory)
     label = exec_label(context)
     if label is not None:
         program.add("mandatory", "set_exec_label", *label)
-    program.add("argv", "execute", path, search)
+    program.add("argv", "execute", path, "")
 
 
 def exec_label(context: Context) -> tuple[str, str] | None:

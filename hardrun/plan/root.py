@@ -92,7 +92,7 @@ def _add_directory(view: View, path: str, control: str, mode: int = 0o755) -> No
 def _add_visible(view: View, visible: frozenset[str]) -> None:
     paths = MINIMAL_VISIBLE if "/" in visible else visible
     outermost = [p for p in sorted(paths) if not any(q in paths for q in parents(p))]
-    for path in outermost:
+    for path in sorted(outermost, key=os.path.islink):  # links last: is their target visible?
         _add_visible_path(view, path)
     if "/usr" in view.mounts:
         for path in MERGED:

@@ -77,7 +77,7 @@ class Workload(Frozen):
         """Every control that was asked for, in the order of their ids.
 
         Paths come as a frozenset of host paths (``filesystem.readable``, ``filesystem.writable``),
-        inherited names as a frozenset (``environment.inherit``), limits as int.
+        inherited names as a frozenset (``environment``), limits as int.
         """
         asked: dict[str, tuple[object, str]] = {}
         for control, access in (("filesystem.readable", "ro"), ("filesystem.writable", "rw")):
@@ -87,7 +87,7 @@ class Workload(Frozen):
         if self.network is not None:
             asked["network"] = (self.network, "--network")
         if self.environment.inherit:
-            asked["environment.inherit"] = (frozenset(self.environment.inherit), "--env")
+            asked["environment"] = (frozenset(self.environment.inherit), "--env")
         if self.user is not None:
             asked["ids.user"] = ("root" if self.user[0] == 0 else "self", "--user")
         if self.terminal:
