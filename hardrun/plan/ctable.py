@@ -1,0 +1,83 @@
+"""Writes the executor's view of the schema: ``python -m hardrun.plan.ctable > operations.h``."""
+
+from __future__ import annotations
+
+import enum
+import errno
+import re
+import sys
+
+from hardrun.plan.format import HEADER, MAGIC, MAXIMUM_OPERATIONS, MAXIMUM_SIZE, TRAILER, TRAILER_MAGIC
+from hardrun.plan.schema import OPERATIONS, VERSION, OperationType, Phase, StandardIO, Unsafe, schema_id
+
+_PLACE = re.compile(r"\{(\w+)(?::#?([xo]))?\}")
+
+
+def _sentence(operation: OperationType) -> str:
+    """``{path}`` becomes ``%s0``: a conversion and the number of the argument."""
+    names = [a.name for a in operation.arguments]
+
+    def conversion(match: re.Match[str]) -> str:
+        index = names.index(match[1])
+        kind = operation.arguments[index].kind
+        return f"%{match[2] or ('s' if kind.name == 'STRING' else 'd')}{index}"
+
+    return _PLACE.sub(conversion, operation.sentence)
+
+
+def _members(prefix: str, kind: type[enum.IntEnum] | type[enum.IntFlag]) -> list[str]:
+    return [f"\t{prefix}_{m.name} = {int(m)}," for m in kind]
+
+
+def _c_bytes(data: bytes) -> str:
+    return "".join(f"\\x{byte:02x}" for byte in data)
+
+
+def header() -> str:
+    """The text of operations.h."""
+    lines = [
+        "/* Written from hardrun/plan/schema.py by hardrun/plan/ctable.py. Do not edit. */",
+        "#ifndef HARDRUN_OPERATIONS_H",
+        "#define HARDRUN_OPERATIONS_H",
+        "#include <stdint.h>",
+        f'#define PLAN_MAGIC "{_c_bytes(MAGIC)}"',
+        f'#define TRAILER_MAGIC "{_c_bytes(TRAILER_MAGIC)}"',
+        f"#define PLAN_VERSION {VERSION}u",
+        f"#define PLAN_SCHEMA {schema_id()}u",
+        f"#define PLAN_HEADER_SIZE {HEADER.size}u",
+        f"#define TRAILER_SIZE {TRAILER.size}u",
+        f"#define PLAN_MAXIMUM_SIZE {MAXIMUM_SIZE}u",
+        f"#define PLAN_MAXIMUM_OPERATIONS {MAXIMUM_OPERATIONS}u",
+        f"#define OPERATION_TYPES {len(OPERATIONS)}u",
+        "enum phase {",
+        *_members("PHASE", Phase),
+        "};",
+        "enum unsafe_bits {",
+        *_members("UNSAFE", Unsafe),
+        "};",
+        "enum standard_io {",
+        *_members("STANDARD_IO", StandardIO),
+        "};",
+        "enum opcode {",
+        *(f"\tOP_{o.name.upper()} = {o.opcode}," for o in OPERATIONS),
+        "};",
+        "struct operation_type {",
+        "\tuint16_t opcode;",
+        "\tuint8_t phase, rank, once, arguments;",
+        "\tuint8_t kinds[7]; /* 0 u32, 1 u64, 2 string, 3 blob */",
+        "\tconst char *sentence;",
+        "};",
+        "#ifdef OPERATION_TABLE",
+        "static const struct operation_type operation_types[OPERATION_TYPES] = {",
+    ]
+    for o in OPERATIONS:
+        kinds = ", ".join(str(int(a.kind)) for a in o.arguments) or "0"
+        lines.append(f"\t{{{o.opcode}, {int(o.phase)}, {o.rank}, {int(o.once)}, "
+                     f'{len(o.arguments)}, {{{kinds}}}, "{_sentence(o)}"}},')
+    lines += ["};", "#endif", "#ifdef ERRNO_TABLE", "static const char *const errno_names[] = {"]
+    lines += [f'\t[{number}] = "{name}",' for number, name in sorted(errno.errorcode.items())]
+    return "\n".join([*lines, "};", "#endif", "#endif", ""])
+
+
+if __name__ == "__main__":
+    sys.stdout.write(header())
