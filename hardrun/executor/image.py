@@ -79,13 +79,7 @@ def execute(artefact: bytes, tail: list[str]) -> None:
 
     Returns never. Raises HardrunError when the kernel refuses to execute it.
     """
-    import signal
-
     descriptor = seal(read_executor(), artefact)
-    # Python ignores these two and exec would pass that on: a workload that writes to a closed pipe
-    # would go on for ever, and RLIMIT_FSIZE would not end it.
-    for number in (signal.SIGPIPE, signal.SIGXFSZ):
-        signal.signal(number, signal.SIG_DFL)
     try:
         os.execve(descriptor, ["hardrun", *tail], os.environ)
     except OSError as error:

@@ -30,10 +30,20 @@ static bool same_file(int a, int b)
 	       first.st_ino == second.st_ino && first.st_rdev == second.st_rdev;
 }
 
+/*
+ * The workload can open its end of a pipe anew through /proc and empty or fill it between poll(2)
+ * and what follows: a parent that blocked then would keep no time-out any more. The flag belongs
+ * to the parent's open file description, which the workload can't reach.
+ */
+static int set_nonblocking(int fd)
+{
+	return fcntl(fd, F_SETFL, O_NONBLOCK);
+}
+
 static int open_output(struct relay *relay, int to_fd, int *child_fd)
 {
 	int pipe_fds[2];
-	if (pipe2(pipe_fds, O_CLOEXEC) < 0)
+	if (pipe2(pipe_fds, O_CLOEXEC) < 0 || set_nonblocking(pipe_fds[0]) < 0)
 		return -1;
 	relay->from_fd = pipe_fds[0];
 	relay->to_fd = to_fd;
@@ -53,7 +63,7 @@ static int open_input(struct streams *streams, bool interactive)
 		streams->child_fds[0] = open("/dev/null", O_RDONLY | O_CLOEXEC);
 		return streams->child_fds[0] < 0 ? -1 : 0;
 	}
-	if (pipe2(pipe_fds, O_CLOEXEC) < 0)
+	if (pipe2(pipe_fds, O_CLOEXEC) < 0 || set_nonblocking(pipe_fds[1]) < 0)
 		return -1;
 	streams->input.from_fd = STDIN_FILENO;
 	streams->input.to_fd = pipe_fds[1];
@@ -114,6 +124,7 @@ void streams_resize(const struct streams *streams)
 void streams_terminal(struct streams *streams, int master_fd)
 {
 	struct termios raw;
+	fcntl(master_fd, F_SETFL, O_RDWR | O_NONBLOCK);
 	streams->output.from_fd = streams->input.to_fd = master_fd;
 	streams->output.to_fd = STDOUT_FILENO;
 	streams->input.from_fd = STDIN_FILENO;

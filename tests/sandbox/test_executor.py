@@ -324,6 +324,14 @@ def test_a_reader_that_stalls_does_not_hold_up_the_timeout(program: Program) -> 
         assert process.wait(timeout=10) == 124
 
 
+def test_output_taken_back_from_the_pipe_does_not_hold_up_the_timeout(program: Program) -> None:
+    thief = "exec 3</proc/self/fd/1; for i in 1 2 3; do cat <&3 >/tmp/x & done; yes & yes & wait"
+    started = time.monotonic()
+    result = program.run(["bash", "-c", thief], extra=[operation("timeout", 500)])
+    assert result.returncode == 124
+    assert time.monotonic() - started < 30
+
+
 def test_much_input_and_output_pass_unchanged(program: Program) -> None:
     data = os.urandom(3 << 20)
     assert program.run(["cat"], input=data).stdout == data
