@@ -17,15 +17,14 @@ ROWS = (
     ("cli", "__main__"),
     ("demo",),
     ("api", "__init__"),
+    ("executor", "verify"),
     ("request",),
-    ("verify",),
-    ("executor", "cache"),
     ("plan",),
     ("policy",),
     ("posture", "workload"),
     ("host",),
     ("kernel",),
-    ("errors", "data"),
+    ("errors", "data", "cache"),
 )
 RANK = {room: len(ROWS) - number for number, row in enumerate(ROWS) for room in row}
 # Room of the importer, module imported: each with its reason.

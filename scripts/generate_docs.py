@@ -1,0 +1,153 @@
+"""Writes the generated parts of docs/: what stands after ``<!-- generated: NAME -->``.
+
+``generate_docs.py`` writes; with ``--check`` it tells what is not current and exits with 1.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import click
+
+from hardrun.cli.main import group
+from hardrun.data import data_directory
+from hardrun.plan.schema import OPERATIONS, Unsafe
+from hardrun.policy.document import PolicyDocument
+from hardrun.policy.load import read_builtin
+from hardrun.posture.registry import CONTROLS
+
+DOCS = Path(__file__).resolve().parent.parent / "docs"
+_PART = re.compile(r"(<!-- generated: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
+_UNSAFE = {
+    "NO_SECCOMP": "no system call filter",
+    "NO_NEW_PRIVS_OFF": "setuid programs work",
+    "KEEPS_CAPABILITIES": "a capability is kept",
+    "NO_PIVOT_ROOT": "the host's root stays",
+    "KEEPS_DESCRIPTORS": "descriptors beyond 0-2 are inherited",
+    "NO_LANDLOCK": "no Landlock domain",
+    "DUMPABLE_INIT": "PID 1 can be traced from inside",
+    "NO_SESSION": "the caller's session and terminal stay",
+    "NO_BOUNDING_DROP": "the bounding set stays",
+    "SHARED_NETWORK": "the host's network",
+}
+
+
+def _row(*cells: object) -> str:
+    return "| " + " | ".join(str(c).replace("|", "\\|").replace("\n", " ") for c in cells) + " |"
+
+
+def operations() -> Iterator[str]:
+    """A row for each operation of the schema."""
+    yield _row("opcode", "name", "phase, rank", "what it does", "arguments")
+    yield _row(*["---"] * 5)
+    for kind in OPERATIONS:
+        arguments = "; ".join(f"*{a.name}* ({a.kind.name.lower()}): {a.meaning}"
+                              for a in kind.arguments)
+        yield _row(kind.opcode, f"`{kind.name}`", f"{kind.phase.name.lower()} {kind.rank}",
+                   kind.sentence, arguments)
+
+
+def unsafe() -> Iterator[str]:
+    """A row for each unsafe bit."""
+    yield _row("bit", "name", "means")
+    yield _row(*["---"] * 3)
+    for bit in Unsafe:
+        yield _row(bit.value, f"`{bit.name}`", _UNSAFE[str(bit.name)])
+
+
+def _command(command: click.Command, name: str) -> Iterator[str]:
+    context = click.Context(command, info_name=name)
+    usage = command.get_usage(context).removeprefix("Usage: ")
+    yield from ("", f"## {name}", "", f"    {' '.join(usage.split())}", "")
+    yield from (command.help or "").replace("\b\n", "").strip().splitlines()
+    options = [p for p in command.get_params(context) if isinstance(p, click.Option)]
+    records = [record for p in options if (record := p.get_help_record(context))]
+    if records:
+        yield from ("", _row("option", "what it does"), _row("---", "---"))
+        yield from (_row(f"`{option}`", text) for option, text in records)
+    if isinstance(command, click.Group):
+        for child in command.list_commands(context):
+            found = command.get_command(context, child)
+            if found is not None:
+                yield from _command(found, f"{name} {child}")
+
+
+def commands() -> Iterator[str]:
+    """A section for each command with all its options."""
+    yield from list(_command(group, "hardrun"))[1:]
+
+
+def policies() -> Iterator[str]:
+    """A row for each policy that ships."""
+    yield _row("policy", "for")
+    yield _row("---", "---")
+    for policy in read_builtin(data_directory("policies")):
+        yield _row(f"`{policy.name}`", policy.description)
+
+
+def _shown(control: Any, value: Any) -> str:
+    text: str = control.show(value)
+    return text if len(text) <= 80 else text[:77] + "…"
+
+
+def controls() -> Iterator[str]:
+    """A row for each control: its values' ends."""
+    yield _row("control", "what it is", "loosest", "default")
+    yield _row(*["---"] * 4)
+    for control in CONTROLS:
+        yield _row(f"`{control.id}`", control.title, _shown(control, control.loosest),
+                   _shown(control, control.default))
+
+
+def _fields(schema: Mapping[str, Any], prefix: str,
+            definitions: Mapping[str, Any]) -> Iterator[str]:
+    for name, field in schema.get("properties", {}).items():
+        described = field.get("description", "")
+        yield _row(f"`{prefix}{name}`", described)
+        for part in (field, field.get("items", {}), *field.get("anyOf", ())):
+            target = part.get("$ref", "").removeprefix("#/$defs/")
+            if target in definitions:
+                mark = "[]." if part is field.get("items") else "."
+                yield from _fields(definitions[target], f"{prefix}{name}{mark}", definitions)
+
+
+def fields() -> Iterator[str]:
+    """A row for each field of a policy document."""
+    schema = PolicyDocument.model_json_schema()
+    yield _row("field", "what it says")
+    yield _row("---", "---")
+    yield from _fields(schema, "", schema.get("$defs", {}))
+
+
+PARTS: Mapping[str, Callable[[], Iterator[str]]] = {
+    "operations": operations, "unsafe": unsafe, "commands": commands, "policies": policies,
+    "controls": controls, "fields": fields}
+
+
+def regenerate(text: str) -> str:
+    """``text`` with every generated part as it is today."""
+    return _PART.sub(lambda m: m[1] + "\n".join(PARTS[m[2]]()) + "\n" + m[3], text)
+
+
+def main() -> int:
+    """Write or check every page."""
+    stale = []
+    for page in sorted(DOCS.glob("*.md")):
+        text = page.read_text(encoding="utf-8")
+        new = regenerate(text)
+        if new != text:
+            stale.append(page.name)
+            if "--check" not in sys.argv:
+                page.write_text(new, encoding="utf-8")
+    if "--check" in sys.argv and stale:
+        print(f"not current: {', '.join(stale)}; make docs", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
