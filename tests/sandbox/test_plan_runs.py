@@ -71,7 +71,7 @@ def test_nothing_can_be_made_outside_private_places(program: Program, path: str)
 
 
 def test_home_and_tmp_are_empty_writable_and_share_one_limit(program: Program) -> None:
-    assert shell(program, f"ls -A /tmp {HOME}").split() == ["/tmp:", f"{HOME}:"]
+    assert shell(program, f"ls -A /tmp; ls -A {HOME}") == ""
     result = run(program, "bash", "-c", "head -c 3M /dev/zero >/tmp/a; head -c 3M /dev/zero >~/b",
                  values={"limits.tmpfs": 4 << 20})
     assert "No space left on device" in result.stderr
@@ -140,7 +140,7 @@ def test_a_rootfs_is_the_root_and_read_only(program: Program, tmp_path: Path) ->
         (root / name).mkdir(parents=True)
     for name in ("bin", "lib", "lib64"):
         (root / name).symlink_to(f"usr/{name}")
-    (root / "etc/hostname").write_text("image")
+    (root / "etc/hostname").write_text("image\n")
     script = "cat /etc/hostname; touch /etc/x 2>/dev/null || echo ro; touch /tmp/x; echo $HOME"
     assert shell(program, script, rootfs=str(root), ro=["/usr"]).split() == ["image", "ro", "/tmp"]
     writable = {"filesystem.read_only_root": False}
