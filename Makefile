@@ -6,7 +6,7 @@
 MAKEFLAGS += --no-print-directory
 PYTHON ?= $(shell scripts/find-python)
 VENV := .venv
-PIP := $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check
+PIP := $(VENV)/bin/python -m pip install -qq --disable-pip-version-check
 ROOT := $(filter 0,$(shell id -u))
 PYTEST := $(VENV)/bin/python -m pytest
 SOURCES = $(shell find hardrun policies profiles -name '*.py' -o -name '*.yaml' -o -name '*.json')
@@ -41,7 +41,7 @@ help:
 # What the copy's own environment is installed from: the ordinary user may know no package index.
 .make/wheels: .make/tests
 	@mkdir -p $@
-	@$(VENV)/bin/python -m pip download --quiet --disable-pip-version-check --dest $@ pip \
+	@$(VENV)/bin/python -m pip download -qq --disable-pip-version-check --dest $@ pip \
 		$$($(PYTHON) scripts/requirements.py test | tr '\n' ' ') 2>/dev/null
 	@touch $@
 
