@@ -1,8 +1,8 @@
 """What a control is, how it says whether a host enforces it, and the Posture that holds all values.
 
-A control is one dimension of isolation. Its values form a lattice: ``at_most`` is the partial order
-*no looser than*, ``meet`` the loosest value that is no looser than both, ``join`` a value that is no
-stricter than both. The engine knows no control by name; everything it does it does by these.
+A control is one dimension of isolation. Its values form a lattice: ``at_most`` is the partial
+order *no looser than*, ``meet`` the loosest value that is no looser than both, ``join`` a value
+that is no stricter than both. The engine knows no control by name; all it does it does by these.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
 from pydantic import BaseModel, ConfigDict
 
 if TYPE_CHECKING:
-    from hardrun.host.facts import HostFacts
+    from hardrun.host.facts import Fact, HostFacts
 
 T = TypeVar("T")
 
@@ -55,6 +55,14 @@ def replaced(*by: str, because: str, fix: str = "", fact: str = "") -> Enforceme
 def degraded(*by: str, because: str, fix: str = "", fact: str = "") -> Enforcement:
     """The value is enforced in part by these layers, or by none."""
     return Enforcement(kind="degraded", by=by, because=because, fix=fix, fact=fact)
+
+
+def by_fact(name: str, what: str, fact: Fact, *by: str) -> Enforcement:
+    """Enforced by these layers where the fact holds, else by none."""
+    if fact.available:
+        return enforced(*by)
+    why = fact.detail or fact.layer or "refused by the kernel"
+    return degraded(because=f"no {what}: {why}", fix=fact.fix, fact=name)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -147,6 +155,11 @@ class Posture:
     def __getitem__(self, control: Control[T]) -> T:
         """The value of a control; KeyError when it is unknown."""
         value: T = self._values[control.id]
+        return value
+
+    def get(self, control: Control[T], default: T) -> T:
+        """The value of a control, or ``default`` when it is unknown."""
+        value: T = self._values.get(control.id, default)
         return value
 
     def __contains__(self, control: Control[Any]) -> bool:

@@ -11,7 +11,7 @@ import posixpath
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from hardrun.posture.control import Enforcement, degraded, enforced
+from hardrun.posture.control import Enforcement, by_fact, degraded, enforced
 from hardrun.posture.orders import Covering, Flag, Level, Obligations, texts
 
 if TYPE_CHECKING:
@@ -68,11 +68,7 @@ class Protected(Obligations[str]):
 
 
 def _mounted(facts: HostFacts, *more: str) -> Enforcement:
-    fact = facts.mount_namespace
-    if not fact.available:
-        return degraded(because=f"no mount namespace: {fact.detail or 'refused by the kernel'}",
-                        fix=fact.fix, fact="mount_namespace")
-    return enforced("mounts", *more)
+    return by_fact("mount_namespace", "mount namespace", facts.mount_namespace, "mounts", *more)
 
 
 def _paths(value: object, facts: HostFacts) -> Enforcement:
@@ -90,11 +86,14 @@ def _protected(value: frozenset[str], facts: HostFacts) -> Enforcement:
 def _proc(value: str, facts: HostFacts) -> Enforcement:
     if value == "none":
         return enforced("not mounted")
-    if not facts.proc_mount.available:
-        # Never the host's own /proc instead: it shows the host's processes.
-        return degraded(because=f"proc can't be mounted: {facts.proc_mount.detail}",
-                        fix=facts.proc_mount.fix, fact="proc_mount")
-    return enforced("proc subset=pid" if value == "pid" else "masked paths")
+    # Where proc can't be mounted it is never the host's own instead: that shows its processes.
+    held = by_fact("proc_mount", "proc of its own", facts.proc_mount, "proc of its own")
+    if held.kind == "enforced" and value == "pid":
+        if facts.proc_subset.available:
+            return enforced("proc subset=pid")
+        return degraded("masked paths", because="proc has no subset=pid before Linux 5.8",
+                        fix="a kernel from 5.8 on", fact="proc_subset")
+    return held
 
 
 READ_ONLY_ROOT = Flag(

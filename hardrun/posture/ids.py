@@ -22,6 +22,8 @@ def _helpers(facts: HostFacts) -> tuple[str, str]:
         return (f"{facts.user_name} has no subordinate ids",
                 f"as root: usermod --add-subuids 100000-165535 --add-subgids 100000-165535"
                 f" {facts.user_name}")
+    if not facts.id_ranges.available:
+        return f"a range can't be mapped: {facts.id_ranges.detail}", facts.id_ranges.fix
     return "", ""
 
 

@@ -1,7 +1,7 @@
 """Mandatory access control: AppArmor, SELinux, Landlock, as the host has them.
 
-A policy names alternatives in order; the first that the host can enforce is taken. Policies add up:
-every policy's list must be fulfilled. That is a conjunction of clauses, and the meet is their union.
+A policy names alternatives in order; the first that the host can enforce is taken. Policies add
+up: every policy's list must be fulfilled, a conjunction of clauses, and the meet is their union.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ def _alternative(raw: object) -> str:
         (module, name), = raw.items()
         raw = f"{module}:{name}"
     if not isinstance(raw, str) or (raw != "refuse" and _ALTERNATIVE.fullmatch(raw) is None):
-        raise ValueError(f"{raw!r} is not one of {{apparmor: PROFILE}}, {{selinux: TYPE}}, landlock,"
-                         " none, refuse")
+        raise ValueError(f"{raw!r} is not one of {{apparmor: PROFILE}}, {{selinux: TYPE}},"
+                         " landlock, none, refuse")
     return raw
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from hardrun.posture.control import Enforcement, degraded, enforced
+from hardrun.posture.control import Enforcement, by_fact, degraded, enforced
 from hardrun.posture.orders import Flag, Names
 
 if TYPE_CHECKING:
@@ -18,23 +18,27 @@ _ALL = frozenset({"cgroup", "ipc", "uts"})
 
 def needs_user_namespace(facts: HostFacts, *by: str) -> Enforcement:
     """Enforced by these layers where the user may make user namespaces, else by none."""
-    if facts.user_namespaces.available:
-        return enforced(*by)
-    why = facts.user_namespaces.detail or "refused by the kernel"
-    return degraded(because=f"no user namespace: {why}", fix=facts.user_namespaces.fix,
-                    fact="user_namespaces")
+    return by_fact("user_namespaces", "user namespace", facts.user_namespaces, *by)
 
 
 def _shared(value: frozenset[str], facts: HostFacts) -> Enforcement:
-    private = sorted(_ALL - value)
-    return needs_user_namespace(facts, *(f"{name} namespace" for name in private)) if private \
-        else enforced("nothing to separate")
+    private = ["mount", "pid", *sorted(_ALL - value)]
+    by = [f"{name} namespace" for name in private]
+    for name in ("user", *private):
+        fact = f"{name}_namespaces" if name == "user" else f"{name}_namespace"
+        held = by_fact(fact, f"{name} namespace", getattr(facts, fact), *by)
+        if held.kind != "enforced":
+            return held
+    return enforced(*by)
 
 
 def _nested(value: bool, facts: HostFacts) -> Enforcement:
     if value:
         return enforced("not restricted")
-    return needs_user_namespace(facts, "user.max_user_namespaces", "seccomp")
+    if facts.nested_namespaces_limit.available:
+        return needs_user_namespace(facts, "user.max_user_namespaces", "seccomp")
+    return degraded("seccomp", because="user.max_user_namespaces can't be lowered inside",
+                    fix=facts.nested_namespaces_limit.fix, fact="nested_namespaces_limit")
 
 
 SHARED = Names(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from hardrun.posture.control import Enforcement, degraded, enforced
+from hardrun.posture.control import Enforcement, by_fact, enforced
 from hardrun.posture.orders import Level
 
 if TYPE_CHECKING:
@@ -14,11 +14,8 @@ if TYPE_CHECKING:
 def _network(value: str, facts: HostFacts) -> Enforcement:
     if value == "host":
         return enforced("not restricted")
-    fact = facts.network_namespace
-    if not fact.available:
-        return degraded(because=f"no network namespace: {fact.detail or 'refused by the kernel'}",
-                        fix=fact.fix, fact="network_namespace")
-    return enforced("network namespace", "seccomp")
+    return by_fact("network_namespace", "network namespace", facts.network_namespace,
+                   "network namespace", "seccomp")
 
 
 NETWORK = Level(

@@ -5,7 +5,7 @@
     Amount       a number, smaller is stricter
     Mask         a bit mask, more bits are stricter
     Names        a set of known names, a subset is stricter
-    Covering     a set of elements that may cover others (paths, name patterns), narrower is stricter
+    Covering     a set of elements that may cover others (paths, name patterns): narrower
     Obligations  a set of things that must hold, a superset is stricter
 """
 
@@ -27,6 +27,8 @@ def texts(raw: object) -> list[str]:
         return [raw]
     if isinstance(raw, list) and all(isinstance(item, str) for item in raw):
         return list(raw)
+    if raw is None or (isinstance(raw, list) and None in raw):
+        raise ValueError("must be a list of strings; a bare ~ is null in YAML, write $HOME")
     raise ValueError("must be a list of strings")
 
 

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from hardrun.posture.control import Enforcement, degraded, enforced
+from hardrun.posture.control import Enforcement, by_fact, enforced
 from hardrun.posture.orders import Obligations, texts
 
 if TYPE_CHECKING:
@@ -20,7 +20,9 @@ if TYPE_CHECKING:
 
 # profile -> shipped profiles that allow all that it allows
 LOOSER: Mapping[str, frozenset[str]] = {
-    "untrusted": frozenset({"contained"}),
+    "judge": frozenset({"untrusted", "build", "contained"}),
+    "untrusted": frozenset({"build", "contained"}),
+    "build": frozenset({"contained"}),
 }
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]*")
 
@@ -45,16 +47,14 @@ class Profiles(Obligations[str]):
 def _seccomp(value: frozenset[str], facts: HostFacts) -> Enforcement:
     if not value:
         return enforced("no profile")
-    if not facts.seccomp.available:
-        return degraded(because=f"no seccomp filters: {facts.seccomp.detail or 'not in the kernel'}",
-                        fix=facts.seccomp.fix, fact="seccomp")
-    return enforced("seccomp")
+    return by_fact("seccomp", "seccomp filters", facts.seccomp, "seccomp")
 
 
 SECCOMP = Profiles(
     id="seccomp",
     title="system calls",
-    meaning="Seccomp profiles (profiles/seccomp/NAME.json, or an absolute path); all of them apply.",
+    meaning="Seccomp profiles (profiles/seccomp/NAME.json, or an absolute path); all of them"
+            " apply.",
     loosest=frozenset(),
     default=frozenset(),
     enforce=_seccomp,

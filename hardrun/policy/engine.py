@@ -1,0 +1,322 @@
+"""The engine: a request, policies and host facts in, a Decision or a refusal out. Pure.
+
+For each control: the bound is the meet of what every policy that applies says; without a request
+the value is the bound met with every default; a request that is not within every bound is refused
+and never clipped. With no policy at all nothing is bounded (an OCI bundle means what it says).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from hardrun.errors import BadInput, HostUnsupported, PolicyRefused
+from hardrun.policy.decision import ControlDecision, Danger, Decision
+from hardrun.policy.loaded import ACCEPTANCES, LoadedPolicy, Said, unbounded
+from hardrun.posture import ways_out
+from hardrun.posture.control import Control, Enforcement
+from hardrun.posture.filesystem import below
+from hardrun.posture.registry import BY_ID, CONTROLS
+
+if TYPE_CHECKING:
+    from hardrun.host.facts import HostFacts
+    from hardrun.workload.model import Workload
+
+
+class Places(NamedTuple):
+    """What the symbolic paths of policies stand for."""
+
+    workdir: str
+    home: str
+
+
+class Asked(NamedTuple):
+    """One control that the caller asked for."""
+
+    value: Any
+    origin: str
+
+
+class Refusal(NamedTuple):
+    """One control at fault: what was asked by which flag, what is allowed at most, by which lines.
+
+    ``way_out`` tells what a path opens when it is refused for that.
+    """
+
+    control: str
+    asked: str
+    asked_by: str
+    allowed: str
+    bound_by: tuple[str, ...]
+    way_out: str = ""
+    hint: str = ""
+
+    def __str__(self) -> str:
+        lines = ", ".join(self.bound_by)
+        if self.way_out:
+            return f"{self.control}: {self.way_out}, a known way out ({self.asked_by}; {lines})"
+        return (f"{self.control}: {self.asked} asked ({self.asked_by}),"
+                f" at most {self.allowed} ({lines})")
+
+
+class Grant(NamedTuple):
+    """What became of one control before the host is looked at."""
+
+    control: Control[Any]
+    value: Any
+    asked_by: str
+    decided_by: str
+    bound_by: tuple[str, ...]
+    clipped_from: str
+
+
+def place(value: Any, control: str, places: Places) -> Any:
+    """A value of a policy with the workload's directories in the place of symbolic paths.
+
+    ``$workdir`` is nothing at all when it is the home directory or above it: whoever starts a
+    command in ``~`` does not mean to hand over every file they have.
+    """
+    if control not in ways_out.PATH_CONTROLS:
+        return value
+    paths: set[str] = set()
+    for path in value:
+        token, slash, rest = path.partition("/")
+        directory = {"$workdir": places.workdir, "$HOME": places.home}.get(token)
+        if directory is None:
+            paths.add(path)
+        elif token != "$workdir" or not below(places.home, directory):
+            paths.add(directory.rstrip("/") + slash + rest or "/")
+    normal = BY_ID[control].meet(frozenset(paths), BY_ID[control].loosest)
+    return normal
+
+
+def applying(policies: Iterable[LoadedPolicy], workload: Workload,
+             facts: HostFacts) -> tuple[LoadedPolicy, ...]:
+    """The policies in force for a workload, in canonical order."""
+    return tuple(sorted((p for p in policies if p.applies(workload, facts)),
+                        key=lambda p: (p.name, p.file)))
+
+
+def _bounds(control: str, policies: Iterable[LoadedPolicy], places: Places) -> list[Said]:
+    """Every line that bounds a control, in canonical order, each once."""
+    lines = {said.origin: said for policy in policies for said in policy.bounds.get(control, ())}
+    return [said._replace(value=place(said.value, control, places),
+                          excepted=frozenset(place(said.excepted, control, places)))
+            for _, said in sorted(lines.items())]
+
+
+def _meet(control: Control[Any], values: Iterable[Any]) -> Any:
+    result = control.loosest
+    for value in values:
+        result = control.meet(result, value)
+    return result
+
+
+def _deciding(control: Control[Any], bounds: Sequence[Said], bound: Any) -> tuple[str, ...]:
+    """The lines that make the bound what it is: those equal to it, or else all of them."""
+    alone = [said.origin for said in bounds if control.compare(said.value, bound) == "equal"]
+    return tuple(alone[:1] or [said.origin for said in bounds])
+
+
+def bound_of(control: Control[Any], policies: Sequence[LoadedPolicy],
+             places: Places) -> tuple[Any, tuple[str, ...]]:
+    """The meet of what every policy says of a control, and the lines that make it so."""
+    bounds = _bounds(control.id, policies, places)
+    bound = _meet(control, (said.value for said in bounds))
+    return bound, _deciding(control, bounds, bound)
+
+
+def unasked(control: Control[Any], policies: Sequence[LoadedPolicy], bound: Any,
+            places: Places) -> tuple[Any, str, str]:
+    """What a request gets when it does not say: value, origin, and the default it was clipped from.
+
+    A policy that bounds a control and names no default gives ``Control.default``; one that does not
+    mention the control has no opinion. All of them are met, so one more policy never gives more.
+    """
+    defaults: dict[str, Any] = {}
+    implied = control.loosest
+    for policy in policies:
+        for said in policy.defaults.get(control.id, ()):
+            defaults[said.origin] = place(said.value, control.id, places)
+        if control.id not in policy.defaults and control.id in policy.bounds:
+            implied = control.default
+    met = _meet(control, defaults.values())
+    wanted = control.meet(met, implied)
+    value = control.meet(bound, wanted)
+    if control.at_most(bound, wanted):
+        origin = ""
+    elif control.compare(wanted, met) == "equal":
+        lines = [o for o, v in sorted(defaults.items()) if control.compare(v, met) == "equal"]
+        origin = (lines or sorted(defaults))[0] + " default"
+    else:
+        origin = "default"
+    clipped = bool(defaults) and not control.at_most(met, bound)
+    return value, origin, control.show(met) if clipped else ""
+
+
+def _way_out(control: str, paths: Iterable[str], bounds: Sequence[Said],
+             home: str) -> tuple[str, ways_out.WayOut, str] | None:
+    """The first path that opens a known way out, which, and the line that doesn't except it."""
+    for path in sorted(paths):
+        for way in ways_out.touched(control, path, home):
+            for said in bounds:
+                if not any(below(way.value, e) or below(path, e) for e in said.excepted):
+                    return path, way, said.origin
+    return None
+
+
+def _refusal(control: Control[Any], asked: Asked, bounds: Sequence[Said],
+             places: Places) -> Refusal | None:
+    """Why a request can't be granted, or None."""
+    beyond = [said for said in bounds if not control.at_most(asked.value, said.value)]
+    if beyond:
+        allowed = _meet(control, (said.value for said in bounds))
+        return Refusal(control.id, control.show(asked.value), asked.origin, control.show(allowed),
+                       tuple(said.origin for said in beyond))
+    if control.id in ways_out.PATH_CONTROLS:
+        found = _way_out(control.id, asked.value, bounds, places.home)
+        if found is not None:
+            path, way, line = found
+            relation = "is" if path == way.value else "lies below" if below(path, way.value) \
+                else "contains"
+            what = f"{path} {relation} {way.value} ({way.opens})" if path != way.value \
+                else f"{path} ({way.opens})"
+            return Refusal(control.id, control.show(asked.value), asked.origin, "", (line,), what)
+    return None
+
+
+def grant(asked: Mapping[str, Asked], policies: Sequence[LoadedPolicy], places: Places,
+          known: Sequence[LoadedPolicy] = ()) -> tuple[Grant, ...]:
+    """The granted value of every control. ``known`` are policies that a hint may name.
+
+    Raises PolicyRefused with every control at fault, and BadInput for a control that isn't one.
+    """
+    for control_id in asked:
+        if control_id not in BY_ID:
+            raise BadInput(f"there is no control {control_id!r}")
+    grants: list[Grant] = []
+    refusals: list[Refusal] = []
+    for control in CONTROLS:
+        bounds = _bounds(control.id, policies, places)
+        request = asked.get(control.id)
+        if request is not None and (refusal := _refusal(control, request, bounds, places)):
+            refusals.append(refusal._replace(
+                hint=_hint(control, request, refusal, bounds, known, places)))
+            continue
+        bound = _meet(control, (said.value for said in bounds))
+        bound_by = _deciding(control, bounds, bound)
+        value, origin, clipped = unasked(control, policies, bound, places)
+        decided_by = origin or ", ".join(bound_by) or "no policy"
+        if request is not None:
+            value, decided_by = control.granted(request.value, value), request.origin
+        grants.append(Grant(control, value, request.origin if request else "", decided_by,
+                            bound_by, clipped))
+    if refusals:
+        raise PolicyRefused("refused: " + "; ".join(map(str, refusals)), refusals=tuple(refusals),
+                            hint="; ".join(dict.fromkeys(r.hint for r in refusals if r.hint)) or None)
+    return tuple(grants)
+
+
+def _hint(control: Control[Any], asked: Asked, refusal: Refusal, bounds: Sequence[Said],
+          known: Sequence[LoadedPolicy], places: Places) -> str:
+    """What the caller can do: ask for what is allowed, or name a policy that allows more."""
+    bound = _meet(control, (said.value for said in bounds))
+    own = ""
+    if refusal.way_out:
+        own = "name a narrower path"
+    elif control.id in ways_out.PATH_CONTROLS and bound:
+        own = f"name a path below {control.show(bound)}"
+    elif asked.origin.startswith("--") and isinstance(bound, int | str):
+        own = f"{asked.origin} {control.spell(bound)}"
+    allowing = []
+    for policy in known:
+        theirs = _bounds(control.id, [policy], places)
+        if theirs and not unbounded([policy]) \
+                and _refusal(control, asked, theirs, places) is None:
+            allowing.append((policy.name, _meet(control, (said.value for said in theirs))))
+    # The strictest of them, and those that allow the same.
+    best = [(name, value) for name, value in allowing
+            if not any(control.compare(other, value) == "stricter" for _, other in allowing)]
+    other = ", ".join(f"{name} ({control.show(value)})" for name, value in best[:3])
+    if other:
+        other = f"a policy that allows more: {other}"
+    elif refusal.way_out:
+        other = "a policy that names it under 'danger:' with a reason"
+    return ", or ".join(words for words in (own, other) if words)
+
+
+def _acceptance(control: str, policies: Iterable[LoadedPolicy]) -> str:
+    said = [a for policy in policies if (a := policy.accepts(control)) is not None]
+    return min(said, key=ACCEPTANCES.index) if said else "degrade"
+
+
+def _unsupported(grants: Sequence[tuple[Grant, Enforcement]],
+                 policies: Sequence[LoadedPolicy]) -> None:
+    """Refuse when the host lacks what the policies don't let it lack."""
+    lacking: list[tuple[Grant, Enforcement]] = []
+    for granted, enforcement in grants:
+        if enforcement.kind == "degraded":
+            accepted = _acceptance(granted.control.id, policies)
+            if accepted == "refuse" or (accepted == "weaker" and not enforcement.by):
+                lacking.append((granted, enforcement))
+    if lacking:
+        words = "; ".join(f"{g.control.id} {g.control.show(g.value)}: {e.because}"
+                          for g, e in lacking)
+        fixes = dict.fromkeys(e.fix for _, e in lacking if e.fix)
+        raise HostUnsupported(f"this host can't enforce {words}", fact=lacking[0][1].fact,
+                              hint="; ".join(fixes) or "hardrun doctor says what is missing")
+
+
+def _dangers(grants: Iterable[Grant], policies: Iterable[LoadedPolicy],
+             places: Places) -> tuple[Danger, ...]:
+    """The granted values that a policy had to name under ``danger:``, with its reason."""
+    found: dict[tuple[str, str, str], Danger] = {}
+    for granted in grants:
+        control = granted.control
+        for policy in policies:
+            for danger in policy.dangers:
+                if control.id not in danger.grants:
+                    continue
+                theirs = place(danger.grants[control.id], control.id, places)
+                for way in _ways_out(control.id, granted.value, places.home):
+                    if _covers(control, theirs, way):
+                        found[control.id, way, danger.origin] = Danger(
+                            control=control.id, shown=way, reason=danger.reason,
+                            origin=danger.origin)
+    return tuple(found[key] for key in sorted(found))
+
+
+def _ways_out(control: str, value: Any, home: str) -> list[str]:
+    if control in ways_out.PATH_CONTROLS:
+        return [path for path in sorted(value) if ways_out.touched(control, path, home)]
+    return [way.value for way in ways_out.opened(control, value)]
+
+
+def _covers(control: Control[Any], danger: Any, way: str) -> bool:
+    if control.id in ways_out.PATH_CONTROLS:
+        return any(below(way, path) or below(path, way) for path in danger)
+    return any(opened.value == way for opened in ways_out.opened(control.id, danger))
+
+
+def decide(workload: Workload, policies: Sequence[LoadedPolicy], facts: HostFacts) -> Decision:
+    """The Decision about one workload, from all policies there are.
+
+    Those apply that were chosen or that match; the others only serve hints. Raises PolicyRefused
+    (every control at fault, with the lines) and HostUnsupported.
+    """
+    places = Places(workload.caller_directory, workload.home)
+    selected = applying(policies, workload, facts)
+    asked = {r.control: Asked(r.value, r.origin) for r in workload.requests()}
+    grants = grant(asked, selected, places, known=policies)
+    enforced = [(g, g.control.enforcement(g.value, facts)) for g in grants]
+    _unsupported(enforced, selected)
+    return Decision(
+        policies=tuple(p.name for p in selected),
+        controls=tuple(
+            ControlDecision(
+                control=g.control.id, value=g.control.dump(g.value), shown=g.control.show(g.value),
+                asked_by=g.asked_by, decided_by=g.decided_by, bound_by=", ".join(g.bound_by),
+                enforcement=enforcement, clipped_from=g.clipped_from)
+            for g, enforcement in enforced),
+        dangers=_dangers(grants, selected, places),
+        workload=workload.canonical())
