@@ -84,19 +84,24 @@ def compile_plan(
     program = Program(context)
     search = confinement.search_path(context, lookup.DEFAULT_PATH)
     directory = lookup.working_directory(view, workload, account.home)
-    command = lookup.find_command(view, workload.argv[0], search, directory)
+    start = workload.working_directory or workload.caller_directory
+    command = lookup.find_command(view, workload.argv[0], search, start)
+    argv = list(workload.argv[:arguments_in_plan])
+    if "/" in argv[0] and start != directory:
+        argv[0] = command  # a relative name would be looked up where the command starts
     if not pinned:
         isolation.add_conditions(program, dependencies)
         if posture["network"] == "host":
             resolver = os.path.realpath(RESOLVER_FILE)
             program.add("network", "require_path", *isolation.dependency_of(resolver))
+        confinement.add_filter_conditions(program)
     isolation.add_namespaces(program)
     isolation.add_ids(program)
     isolation.add_parent(program)
     mounting.add_mounts(program)
     confinement.add_credentials(program)
     mounting.add_landlock(program)
-    confinement.add_process(program, arguments_in_plan)
+    confinement.add_process(program, argv)
     confinement.add_filter(program)
     confinement.add_exec(program, command, directory)
     walked = bool(protected) and any(mount.access == "rw" for mount in workload.mounts)

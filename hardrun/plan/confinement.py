@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from hardrun.errors import HostUnsupported
 from hardrun.kernel.capabilities import mask_of
 from hardrun.plan.context import UNLIMITED, Context, Program
+from hardrun.plan.isolation import dependency_of
 from hardrun.plan.schema import Unsafe
 from hardrun.plan.uapi import Resource, Securebit
 from hardrun.posture.mandatory import resolve
@@ -50,10 +51,10 @@ def add_credentials(program: Program) -> None:
     program.add("capabilities", "not_dumpable")
 
 
-def add_process(program: Program, in_plan: int) -> None:
-    """argv, environment, session, umask, limits and descriptors of the workload."""
+def add_process(program: Program, argv: Iterable[str]) -> None:
+    """argv as far as the plan holds it, environment, session, umask, limits and descriptors."""
     context = program.context
-    for word in context.workload.argv[:in_plan]:
+    for word in argv:
         program.add("argv", "argument", word)
     program.add("argv", "arguments_of_caller")
     _add_environment(program)
@@ -120,6 +121,14 @@ def _add_limits(program: Program) -> None:
         if not context.pinned:
             program.add(control, "require_hard_limit", int(resource), hard)
         program.add(control, "set_limit", int(resource), soft, hard)
+
+
+def add_filter_conditions(program: Program) -> None:
+    """A stored plan holds the filter, not the profiles: they must be as they were."""
+    from hardrun.kernel.seccomp.prebuilt import find
+
+    for reference in sorted(program.context.names("seccomp")):
+        program.add("seccomp", "require_path", *dependency_of(str(find(reference))))
 
 
 def add_filter(program: Program) -> None:

@@ -101,11 +101,10 @@ def add_ids(program: Program) -> None:
     drop = context.word("ids.supplementary_groups") == "drop" and bool(facts.supplementary_groups)
     wanted = [control for control, needed in
               (("ids.range", ranges), ("ids.supplementary_groups", drop)) if needed]
-    helpers = facts.newuidmap.available and facts.newgidmap.available and \
-        facts.subordinate_uids and facts.subordinate_gids
+    helpers = facts.id_ranges.available
     if not helpers and not set(wanted) <= context.degraded:
         raise HostUnsupported(f"{', '.join(wanted)}: this needs newuidmap, newgidmap and "
-                              "subordinate ids", fact="subordinate ids",
+                              "subordinate ids", fact="id_ranges",
                               hint="hardrun doctor says which is missing")
     if not wanted or not helpers:
         program.add("ids.user", "write_id_map", account.uid, account.gid)

@@ -44,6 +44,7 @@ def working_directory(view: View, workload: Workload, home: str) -> str:
 def find_command(view: View, command: str, search_path: str, directory: str) -> str:
     """The path inside the sandbox at which ``command`` is to be executed.
 
+    A name with a slash that is not absolute starts at ``directory``.
     Raises CommandNotFound when it, its interpreter, or the Python that its virtual environment
     was made from lies outside the view, CommandNotExecutable when it is there but no program.
     """

@@ -15,7 +15,8 @@ from hardrun.plan.schema import BindFlag, StandardIO, Unsafe
 from hardrun.plan.uapi import Clone, MountAttribute, Resource
 from tests.planning import YES, decision, facts, named, plan, workload
 
-HELPERS = {"newuidmap": YES.model_copy(update={"detail": "/usr/bin/newuidmap"}),
+HELPERS = {"id_ranges": YES,
+           "newuidmap": YES.model_copy(update={"detail": "/usr/bin/newuidmap"}),
            "newgidmap": YES.model_copy(update={"detail": "/usr/bin/newgidmap"}),
            "subordinate_uids": ((100000, 65536),), "subordinate_gids": ((200000, 65536),)}
 
@@ -105,7 +106,7 @@ def test_supplementary_groups_are_dropped_by_newgidmap() -> None:
     assert not named(planned, "write_id_map")
 
 
-def test_groups_that_can_not_be_dropped_are_accepted_only_where_the_decision_says_degraded() -> None:
+def test_groups_that_can_not_be_dropped_need_a_decision_that_says_degraded() -> None:
     host = facts(supplementary_groups=(27,))
     assert named(plan(host=host), "write_id_map")
     asked = workload()

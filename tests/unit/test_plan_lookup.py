@@ -103,3 +103,13 @@ def test_a_working_directory_outside_the_view_is_refused(tmp_path: Path) -> None
     with pytest.raises(BadInput, match="--workdir") as caught:
         plan(workdir=str(tmp_path))
     assert caught.value.hint == f"--rw {tmp_path}"
+
+
+def test_a_relative_command_is_the_callers_wherever_it_starts(tmp_path: Path) -> None:
+    program(tmp_path / "sub/tool")
+    planned = plan("sub/tool", caller_directory=str(tmp_path), ro=["sub"])
+    assert named(planned, "change_directory")[0].values == ("/home/tester",)
+    assert named(planned, "execute")[0].values[0] == f"{tmp_path}/sub/tool"
+    assert named(planned, "argument")[0].values == (f"{tmp_path}/sub/tool",)
+    with pytest.raises(CommandNotFound, match="not in the sandbox's view"):
+        plan("sub/tool", caller_directory=str(tmp_path))

@@ -21,8 +21,8 @@ def lines_of(*operations: Operation) -> str:
 
 def test_flags_are_shown_by_the_names_of_the_kernel() -> None:
     text = "\n".join(show(Plan(plan().operations)))
-    for word in ("CLONE_NEWUSER|", "MOUNT_ATTR_RDONLY|MOUNT_ATTR_NOSUID", "RLIMIT_NPROC", "READ_FILE",
-                 "SECBIT_NOROOT|", "RELAY", "rdev=1:3", "mode=01777", "S_IFDIR uid 0"):
+    for word in ("CLONE_NEWUSER|", "MOUNT_ATTR_RDONLY|MOUNT_ATTR_NOSUID", "RLIMIT_NPROC",
+                 "READ_FILE", "SECBIT_NOROOT|", "RELAY", "rdev=1:3", "mode=01777", "S_IFDIR uid 0"):
         assert word in text
 
 
@@ -33,8 +33,8 @@ def test_bits_without_a_name_are_shown_as_numbers() -> None:
 
 
 def test_each_process_has_its_heading_and_each_operation_its_reason() -> None:
-    text = lines_of(Operation("clone", (0,), "network, untrusted.yaml:10"), Operation("make_private",
-                                                                                     ()))
+    text = lines_of(Operation("clone", (0,), "network, untrusted.yaml:10"),
+                    Operation("make_private", ()))
     assert text.splitlines()[0].startswith("-- launch")
     assert text.splitlines()[1].endswith("# network, untrusted.yaml:10")
     assert text.splitlines()[2].startswith("-- init")
