@@ -37,7 +37,7 @@ def _print_table(rows: list[Row]) -> None:
     for row in rows:
         inside = Text("GOT THROUGH", "bold red") if row.inside.through else Text("stopped", "green")
         without = Text(_without(row), "yellow" if row.without.through else "dim")
-        table.add_row(Text(row.attempt.title), inside, Text(row.inside.errno),
+        table.add_row(Text(row.attempt.title), inside, Text(row.inside.errno or "not there"),
                       Text(row.stopped_by), without)
     console = Console(highlight=False)
     if not console.is_terminal:

@@ -58,7 +58,7 @@ TOGETHER: tuple[Attempt, ...] = (
     Attempt("vsock-socket", "open a vsock socket", _FILTERED),
     Attempt("list-interfaces", "list the host's interfaces", {"": "network", "EPERM": "seccomp"}),
     Attempt("type-into-terminal", "push characters into the terminal", {"": "terminal"}),
-    Attempt("shared-memory", "read System V shared memory", {"": "namespaces.shared"}),
+    Attempt("shared-memory", "read System V shared memory", {"": "=ipc namespace"}),
     Attempt("user-namespace", "make a user namespace", _FILTERED),
     Attempt("mount", "mount a file system", _FILTERED),
     Attempt("load-bpf", "load BPF into the kernel", _FILTERED),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import dataclasses
 import os
+from collections.abc import Callable
 
 libc = ctypes.CDLL(None, use_errno=True)
 
@@ -56,12 +57,15 @@ def expect(secret: str, data: bytes, what: str) -> str:
     return f"read {what}"
 
 
-def first_success(*ways: object) -> str:
-    """Try every way, return the evidence of the first that works, else raise the last error."""
-    last: OSError | None = None
+def first_success(*ways: Callable[[], str]) -> str:
+    """Try every way, return the evidence of the first that works.
+
+    Else the error has the errno of the first way, which is the plain one, and tells of all.
+    """
+    errors = []
     for way in ways:
         try:
-            return str(way())  # type: ignore[operator]
+            return way()
         except OSError as error:
-            last = error
-    raise last or OSError(0, "no way to try")
+            errors.append(error)
+    raise OSError(errors[0].errno, "; ".join(map(str, errors)))
