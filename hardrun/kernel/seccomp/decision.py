@@ -190,6 +190,8 @@ def _implied(atom: Atom, known: Literal) -> bool | None:
         return _holds(known.atom.value & atom.mask, atom)
     if atom == known.atom:
         return known.wanted
+    if _excludes(known, atom):
+        return False
     if atom.mask != known.atom.mask:
         return None
     low, high = _range(known)
@@ -200,6 +202,14 @@ def _implied(atom: Atom, known: Literal) -> bool | None:
     if _holds(low, atom):
         return True
     return False if not _holds(high, atom) else None
+
+
+def _excludes(known: Literal, atom: Atom) -> bool:
+    """Whether fewer bits, already compared, rule out an equality over more of them."""
+    (_, mask, operator, value), wanted = known
+    if operator != "==" or atom.operator != "==" or mask & ~atom.mask:
+        return False
+    return (atom.value & mask == value) is not wanted
 
 
 def _range(known: Literal) -> tuple[int, int]:
