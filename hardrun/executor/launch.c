@@ -41,20 +41,23 @@ static bool same_content(const char *path, const char *content)
 }
 
 /* getgroups(2) promises no order; the plan's list is sorted. */
-static bool same_groups(struct blob wanted)
+/* getgroups(2) may or may not tell the gid itself: a plan need not list it. */
+static bool same_groups(struct blob wanted, gid_t own)
 {
 	gid_t groups[1024];
 	int count = getgroups(1024, groups);
-	if (count < 0 || (size_t)count * sizeof *groups != wanted.size)
+	size_t same = 0;
+	if (count < 0)
 		return false;
 	for (int i = 0; i < count; i++) {
 		bool found = false;
 		for (size_t at = 0; at < wanted.size && !found; at += sizeof(uint32_t))
 			found = memcmp(wanted.data + at, &groups[i], sizeof(uint32_t)) == 0;
-		if (!found)
+		if (!found && groups[i] != own)
 			return false;
+		same += found ? sizeof(uint32_t) : 0;
 	}
-	return true;
+	return same == wanted.size;
 }
 
 static bool holds(struct sandbox *sandbox, const struct operation *operation)
@@ -71,7 +74,7 @@ static bool holds(struct sandbox *sandbox, const struct operation *operation)
 	case OP_REQUIRE_IDS:
 		return sandbox->uid == values[0] && geteuid() == values[0] &&
 		       sandbox->gid == values[1] && getegid() == values[1] &&
-		       same_groups(plan_blob(plan, operation, 2));
+		       same_groups(plan_blob(plan, operation, 2), sandbox->gid);
 	case OP_REQUIRE_HARD_LIMIT:
 		return getrlimit((int)values[0], &limit) == 0 && limit.rlim_max >= values[1];
 	case OP_REQUIRE_LANDLOCK:
