@@ -9,9 +9,11 @@ outer container's filter before a container without one. None of them switches a
 from __future__ import annotations
 
 import errno
+import os
 from typing import NamedTuple
 
 from hardrun.host.attempt import Failure
+from hardrun.host.facts import kernel_version
 from hardrun.kernel import idmap, lsm, mounts, procfs
 
 _SYS = "/proc/sys"
@@ -37,14 +39,16 @@ class Surroundings(NamedTuple):
     apparmor_label: str | None = None
     selinux_context: str | None = None  # where SELinux enforces
     seccomp: int = 0
+    no_new_privs: bool = False
     nested: bool = False  # not in the initial user namespace
     covered_proc: tuple[str, ...] = ()  # mounts over parts of /proc
     memfd_noexec: str | None = None
     keys_maximum: str | None = None
 
     @classmethod
-    def read(cls, kernel: tuple[int, int]) -> Surroundings:
+    def read(cls) -> Surroundings:
         """Read them for this process."""
+        status = procfs.status()
         whole = (idmap.IdMapping(0, 0, 2**32 - 1),)
         covered = (
             mount.mount_point for mount in mounts.parse(procfs.mountinfo())
@@ -52,7 +56,7 @@ class Surroundings(NamedTuple):
             and mount.type not in ("binfmt_misc", "autofs")
         )
         return cls(
-            kernel=kernel,
+            kernel=kernel_version(os.uname().release),
             unprivileged_userns_clone=lsm.read_line(f"{_SYS}/kernel/unprivileged_userns_clone"),
             max_user_namespaces=lsm.read_line(f"{_SYS}/user/max_user_namespaces"),
             apparmor_restrict_userns=lsm.read_line(
@@ -61,7 +65,8 @@ class Surroundings(NamedTuple):
                 f"{_SYS}/kernel/apparmor_restrict_unprivileged_unconfined"),
             apparmor_label=lsm.apparmor_label(),
             selinux_context=lsm.label() if lsm.selinux_enforcing() else None,
-            seccomp=procfs.status().seccomp or 0,
+            seccomp=status.seccomp or 0,
+            no_new_privs=bool(status.no_new_privs),
             nested=idmap.parse_map(procfs.id_map("self", "uid_map")) != whole,
             covered_proc=tuple(covered),
             memfd_noexec=lsm.read_line(f"{_SYS}/vm/memfd_noexec"),
@@ -89,6 +94,9 @@ def diagnose(failure: Failure, around: Surroundings) -> Diagnosis:
         return _user_namespace(failure, around)
     if name in _COUNTERS:
         return _other_namespace(failure, around)
+    if name == "write_id_map_helper" and around.no_new_privs:
+        return Diagnosis("no_new_privs of the caller", "start hardrun from a process without it "
+                         "(in systemd NoNewPrivileges=no): newuidmap needs its privilege")
     if name == "write_id_map_helper":
         return Diagnosis(
             "newuidmap, newgidmap",

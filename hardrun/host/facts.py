@@ -7,7 +7,7 @@ tested, anywhere. ``hardrun.host.probe`` fills it in by trying.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict
 
@@ -39,6 +39,12 @@ class HostFacts(Frozen):
 
     Limits are in the units of setrlimit(2), keyed by ``RLIMIT_…``, with 2**63-1 for unlimited.
     """
+
+    FULL_TIER: ClassVar[tuple[str, ...]] = (
+        "memory_executable", "user_namespaces", "pid_namespace", "mount_namespace",
+        "network_namespace", "ipc_namespace", "uts_namespace", "proc_mount", "seccomp", "landlock",
+    )
+    """The facts that make the full tier."""
 
     # who and where
     kernel_release: str
@@ -99,14 +105,10 @@ class HostFacts(Frozen):
     @property
     def tier(self) -> Tier:
         """``full``: namespaces, mounts, seccomp, Landlock. ``landlock``: the last two alone."""
-        filters = self.seccomp.available and self.landlock.available
-        namespaces = (
-            self.user_namespaces, self.mount_namespace, self.pid_namespace, self.network_namespace,
-            self.ipc_namespace, self.uts_namespace, self.proc_mount, self.memory_executable,
-        )
-        if filters and all(fact.available for fact in namespaces):
+        facts: tuple[Fact, ...] = tuple(getattr(self, name) for name in self.FULL_TIER)
+        if all(fact.available for fact in facts):
             return "full"
-        return "landlock" if filters else "none"
+        return "landlock" if self.seccomp.available and self.landlock.available else "none"
 
     @property
     def kernel_version(self) -> tuple[int, int]:

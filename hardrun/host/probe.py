@@ -20,7 +20,7 @@ from hardrun.host.diagnose import (
     landlock_missing,
     not_executable,
 )
-from hardrun.host.facts import Fact, HostFacts, kernel_version
+from hardrun.host.facts import Fact, HostFacts
 from hardrun.kernel import idmap, landlock, lsm
 
 UNLIMITED = 2**63 - 1
@@ -29,6 +29,7 @@ SELINUX_TYPES = ("hardrun_untrusted_t",)
 """Types that policies name; each is looked for in the loaded SELinux policy."""
 # Never by PATH: a directory of the caller's must not decide which program maps ids (US-07).
 _HELPER_DIRECTORIES = ("/usr/bin", "/bin", "/usr/local/bin", "/run/wrappers/bin")
+_NOSUID = "lies on a file system mounted nosuid"
 _CAP_SETID = {"newuidmap": "cap_setuid", "newgidmap": "cap_setgid"}
 # Which operations have to work for a fact to hold; a namespace is needed by all that follows it.
 _NAMESPACE = ("clone", "write_id_map")
@@ -94,7 +95,7 @@ def probe(executor: str = EXECUTOR) -> HostFacts:
     who = _identity()
     ranges = _ranges(who)
     trials, group = _try(executor, who, ranges, with_landlock=abi > 0)
-    around = Surroundings.read(kernel_version(system.release))
+    around = Surroundings.read()
     facts = {name: _fact(needs, trials, around) for name, needs in _NEEDS.items()}
     if not abi:
         facts["landlock"] = _missing("no such system call", landlock_missing(around))
@@ -214,9 +215,10 @@ def _helper(name: str) -> Fact:
             continue
         problem = _helper_problem(path, status)
         if problem:
-            return Fact(available=False, detail=f"{path} {problem}", layer="installation",
-                        fix=f"as root: setcap {_CAP_SETID[name]}+ep {path}, or install the package "
-                        "uidmap (Debian, Ubuntu) or shadow-utils (Fedora) again")
+            fix = f"as root: setcap {_CAP_SETID[name]}+ep {path}"
+            if problem == _NOSUID:
+                fix = f"as root: mount -o remount,suid the file system that holds {directory}"
+            return Fact(available=False, detail=f"{path} {problem}", layer="installation", fix=fix)
         return Fact(available=True, detail=path)
     return Fact(available=False, detail=f"{name} is not in {', '.join(_HELPER_DIRECTORIES)}",
                 layer="installation", fix="as root: apt install uidmap (Debian, Ubuntu) or dnf "
@@ -229,7 +231,7 @@ def _helper_problem(path: str, status: os.stat_result) -> str:
     if not stat.S_ISREG(status.st_mode) or not os.access(path, os.X_OK):
         return "can't be executed"
     if os.statvfs(path).f_flag & os.ST_NOSUID:
-        return "lies on a file system mounted nosuid"
+        return _NOSUID
     if status.st_mode & stat.S_ISUID:
         return ""
     try:

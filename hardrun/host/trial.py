@@ -35,6 +35,8 @@ _LANDLOCK = ("landlock_ruleset", "landlock_restrict")
 _OPTIONAL: Mapping[str, tuple[str, ...]] = MappingProxyType({
     "join_session_keyring": ("join_session_keyring",),
     "write_sysctl": ("write_sysctl",),
+    "loopback_up": ("loopback_up",),
+    "set_hostname": ("set_hostname",),
     "mount_proc": ("mount_proc",),
     "mount_devpts": ("mount_devpts",),
     "landlock_ruleset": _LANDLOCK,

@@ -199,6 +199,23 @@ def namespaces(pid: int | str = "self") -> dict[str, str]:
     return {name: _link(f"{directory}/{name}") for name in NAMESPACES if name in present}
 
 
+def interfaces(pid: int | str) -> tuple[str, ...]:
+    """The network interfaces that a process sees."""
+    return parse_interfaces(_read(f"/proc/{pid}/net/dev"))
+
+
+def parse_interfaces(text: str) -> tuple[str, ...]:
+    """The names in the text of /proc/PID/net/dev."""
+    lines = text.split("\n")[2:]
+    return tuple(line.partition(":")[0].strip() for line in lines if ":" in line)
+
+
+def environment_names(pid: int | str) -> frozenset[str]:
+    """The names of the variables that a process was started with; never their values."""
+    entries = _read(f"/proc/{pid}/environ").split("\0")
+    return frozenset(entry.partition("=")[0] for entry in entries if entry)
+
+
 def executable(pid: int | str) -> str:
     """Where /proc/PID/exe leads."""
     return _link(f"/proc/{pid}/exe")
