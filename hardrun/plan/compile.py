@@ -22,7 +22,7 @@ from hardrun.plan import confinement, isolation, lookup, mounting, protect
 from hardrun.plan.context import Context, Program, names_of
 from hardrun.plan.root import RESOLVER_FILE, Account, RootOptions, build_view
 from hardrun.plan.schema import Operation, Unsafe
-from hardrun.plan.view import below
+from hardrun.posture.filesystem import below
 
 if TYPE_CHECKING:
     from hardrun.host.facts import HostFacts

@@ -7,10 +7,11 @@ from collections.abc import Iterable
 
 from hardrun.errors import HostUnsupported
 from hardrun.kernel.capabilities import mask_of
-from hardrun.plan.context import UNLIMITED, Context, Program
+from hardrun.plan.context import Context, Program
 from hardrun.plan.isolation import dependency_of
 from hardrun.plan.schema import Unsafe
 from hardrun.plan.uapi import Resource, Securebit
+from hardrun.posture.control import UNLIMITED
 from hardrun.posture.mandatory import resolve
 
 # NOROOT keeps uid 0 from regaining capabilities at an exec, even without no_new_privs (CP-03).

@@ -15,8 +15,6 @@ if TYPE_CHECKING:
     from hardrun.plan.view import View
     from hardrun.workload.model import Workload
 
-UNLIMITED = 2**63 - 1
-
 
 @dataclass(frozen=True)
 class Context:

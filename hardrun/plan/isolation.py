@@ -8,9 +8,10 @@ from collections.abc import Iterable
 from typing import Protocol
 
 from hardrun.errors import HostUnsupported
-from hardrun.plan.context import UNLIMITED, Context, Program
+from hardrun.plan.context import Context, Program
 from hardrun.plan.schema import StandardIO, Unsafe
 from hardrun.plan.uapi import Clone
+from hardrun.posture.control import UNLIMITED
 
 KEYRING = "hardrun"
 HOSTNAME = "hardrun"

@@ -10,7 +10,8 @@ import os
 import stat
 
 from hardrun.errors import BadInput, CommandNotExecutable, CommandNotFound
-from hardrun.plan.view import Kind, View, below, parents
+from hardrun.plan.view import Kind, View, parents
+from hardrun.posture.filesystem import below
 from hardrun.workload import toolchain
 from hardrun.workload.model import Workload
 

@@ -20,9 +20,9 @@ from hardrun.plan.schema import (
     Unsafe,
 )
 from hardrun.plan.uapi import Clone, MountAttribute, Resource, Securebit
+from hardrun.posture.control import UNLIMITED
 
 MAXIMUM_FILE = 64 << 20
-_UNLIMITED = 2**63 - 1
 _REASON_COLUMN = 88
 
 
@@ -101,7 +101,7 @@ def _octal(value: int) -> str:
 
 
 def _limit(value: int) -> str:
-    return "RLIM_INFINITY" if value >= _UNLIMITED else str(value)
+    return "RLIM_INFINITY" if value >= UNLIMITED else str(value)
 
 
 def _identity(value: int) -> str:

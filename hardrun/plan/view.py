@@ -11,7 +11,7 @@ import os
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
-MAXIMUM_LINKS = 40  # as path_resolution(7) has it
+from hardrun.workload.toolchain import MAXIMUM_LINKS
 
 
 class Kind(enum.Enum):
@@ -68,11 +68,6 @@ class Found(NamedTuple):
 
 MOUNTS = frozenset({Kind.BIND, Kind.PRIVATE, Kind.TMPFS, Kind.DEVICE, Kind.PROC})
 _MADE_HERE = frozenset({Kind.PRIVATE, Kind.TMPFS, Kind.PROC, Kind.DEVICE})
-
-
-def below(path: str, directory: str) -> bool:
-    """Whether ``path`` is ``directory`` or lies beneath it."""
-    return path == directory or path.startswith(directory.rstrip("/") + "/")
 
 
 def parents(path: str) -> Iterable[str]:

@@ -9,13 +9,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Literal, NamedTuple
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
-
-class Frozen(BaseModel):
-    """Base of immutable values: unknown fields are errors."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
+from hardrun.host.facts import Frozen
 
 
 class Request(NamedTuple):
