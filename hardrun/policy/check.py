@@ -37,11 +37,12 @@ def _looser(policy: LoadedPolicy, parent: LoadedPolicy) -> Iterator[PolicyError]
             relation = control.compare(said.value, theirs.value)
             if relation in ("looser", "incomparable"):
                 how = "looser than" if relation == "looser" else "not within"
+                within = control.spell(control.meet(said.value, theirs.value))
                 yield PolicyError(
                     f"{control.show(said.value)} is {how} its parent's"
                     f" {control.show(theirs.value)} ({theirs.origin})",
                     file=policy.file, line=said.line, field=f"bounds.{control.place}",
-                    hint=f"{control.place}: {control.spell(control.meet(said.value, theirs.value))}")
+                    hint=f"{control.place}: {within}")
 
 
 class Failure(NamedTuple):

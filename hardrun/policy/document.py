@@ -79,7 +79,7 @@ class PolicyDocument(Strict):
 
     apiVersion: Annotated[Literal["hardrun/v1"], Field(description="The version of the language.")]
     kind: Annotated[Literal["Policy"], Field(description="What the document is.")]
-    metadata: Metadata
+    metadata: Annotated[Metadata, Field(description="Its name and purpose.")]
     within: Annotated[list[str], Field(
         description="Policies that this one is no looser than; their bounds hold too.")] = []
     match: Annotated[Match | None, Field(

@@ -86,8 +86,7 @@ def place(value: Any, control: str, places: Places) -> Any:
             paths.add(path)
         elif token != "$workdir" or not below(places.home, directory):
             paths.add(directory.rstrip("/") + slash + rest or "/")
-    normal = BY_ID[control].meet(frozenset(paths), BY_ID[control].loosest)
-    return normal
+    return BY_ID[control].meet(frozenset(paths), BY_ID[control].loosest)
 
 
 def applying(policies: Iterable[LoadedPolicy], workload: Workload,
@@ -212,8 +211,9 @@ def grant(asked: Mapping[str, Asked], policies: Sequence[LoadedPolicy], places: 
         grants.append(Grant(control, value, request.origin if request else "", decided_by,
                             bound_by, clipped))
     if refusals:
+        hints = "; ".join(dict.fromkeys(r.hint for r in refusals if r.hint))
         raise PolicyRefused("refused: " + "; ".join(map(str, refusals)), refusals=tuple(refusals),
-                            hint="; ".join(dict.fromkeys(r.hint for r in refusals if r.hint)) or None)
+                            hint=hints or None)
     return tuple(grants)
 
 

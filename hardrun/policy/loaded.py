@@ -58,7 +58,8 @@ class LoadedPolicy:
 
     ``file`` is the name that messages cite. ``bounds`` and ``defaults`` hold, per control, one
     ``Said`` for each document that says something: the policy's own and those of the policies it
-    is *within*. An empty ``match`` matches everything, None nothing. ``chosen``: named by the caller, or the default; others apply where they match.
+    is *within*. ``chosen``: named by the caller, or the default; others apply where they match. An
+    empty ``match`` matches everything, None nothing.
     """
 
     name: str

@@ -195,3 +195,14 @@ def entered(control: str, paths: Iterable[str]) -> list[WayOut]:
         found += [way for way in touched(control, path)
                   if below(path, way.value) or control == "filesystem.visible"]
     return found
+
+
+def every() -> list[WayOut]:
+    """The whole table, for the reference page and for audits."""
+    found = [WayOut("capabilities", name, opens) for name, opens in _CAPABILITIES.items()]
+    found += [WayOut("namespaces.shared", name, opens) for name, opens in _NAMESPACES.items()]
+    found += [WayOut(control, str(value).lower(), opens)
+              for control, values in _VALUES.items() for value, opens in values.items()]
+    found += [WayOut("filesystem.readable", path, opens) for path, opens in _SEEN.items()]
+    found += [WayOut("filesystem.writable", path, opens) for path, opens in _WRITTEN.items()]
+    return found
