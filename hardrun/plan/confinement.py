@@ -47,9 +47,20 @@ def add_credentials(program: Program) -> None:
     program.add("capabilities", "set_capabilities", capabilities)
     if context.flag("no_new_privs"):
         program.add("no_new_privs", "no_new_privs")
+    elif needs_no_new_privs(context):
+        # stricter than the policy asks: the kernel takes a filter or a domain from a process
+        # without CAP_SYS_ADMIN only so (seccomp(2), landlock_restrict_self(2))
+        program.add("seccomp" if context.names("seccomp") else "landlock", "no_new_privs")
     else:
         program.unsafe |= Unsafe.NO_NEW_PRIVS_OFF
     program.add("capabilities", "not_dumpable")
+
+
+def needs_no_new_privs(context: Context) -> bool:
+    """Whether a seccomp filter or a Landlock domain is installed without CAP_SYS_ADMIN."""
+    filters = bool(context.names("seccomp")) and context.facts.seccomp.available
+    domain = context.flag("landlock") and context.facts.landlock_abi > 0
+    return (filters or domain) and "CAP_SYS_ADMIN" not in context.names("capabilities")
 
 
 def add_process(program: Program, argv: Iterable[str]) -> None:

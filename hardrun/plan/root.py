@@ -16,7 +16,7 @@ from hardrun.workload.model import Mount, Workload
 MINIMAL_VISIBLE = frozenset({"/usr", "/etc/alternatives", "/etc/ld.so.cache", "/etc/localtime"})
 MERGED = ("/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32")
 RESERVED = ("/proc", "/dev", "/sys")
-TMP, SHM = "/tmp", "/dev/shm"  # nosec B108: the sandbox's own
+TMP, VAR_TMP, SHM = "/tmp", "/var/tmp", "/dev/shm"  # nosec B108: the sandbox's own
 DEVICE_NUMBERS = {
     "null": os.makedev(1, 3),
     "zero": os.makedev(1, 5),
@@ -196,7 +196,7 @@ def _add_private(view: View, account: Account, rootfs: bool) -> None:
     if not rootfs:
         _add_directory(view, "/run", VISIBLE)
         _add_directory(view, "/var", VISIBLE)
-        view.add(Entry(Kind.LINK, "/var/tmp", VISIBLE, source=TMP))
+        view.add(Entry(Kind.LINK, VAR_TMP, VISIBLE, source=TMP))
 
 
 def _add_devices(view: View, options: RootOptions) -> None:

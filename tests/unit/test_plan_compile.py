@@ -56,7 +56,6 @@ def test_the_hosts_network_is_said_to_be_shared() -> None:
 
 
 @pytest.mark.parametrize("control, value, bit, operation", [
-    ("no_new_privs", False, Unsafe.NO_NEW_PRIVS_OFF, "no_new_privs"),
     ("landlock", False, Unsafe.NO_LANDLOCK, "landlock_restrict"),
     ("session", False, Unsafe.NO_SESSION, "new_session"),
 ])
@@ -66,6 +65,16 @@ def test_a_defence_that_is_left_out_is_said_by_a_bit_of_its_own(
     assert planned.unsafe & bit
     assert not named(planned, operation)
     assert not plan().unsafe & bit
+
+
+def test_no_new_privs_is_set_unasked_where_landlock_or_seccomp_need_it() -> None:
+    off = {"no_new_privs": False}
+    assert named(plan(values=off), "no_new_privs")[0].reason.startswith("landlock")
+    planned = plan(values=off | {"landlock": False})
+    assert not named(planned, "no_new_privs")
+    assert planned.unsafe & Unsafe.NO_NEW_PRIVS_OFF
+    assert not named(plan(values=off | {"capabilities": frozenset({"CAP_SYS_ADMIN"})}),
+                     "no_new_privs")
 
 
 def test_granted_capabilities_stay_in_the_bounding_set_and_nothing_else_does() -> None:
