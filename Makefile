@@ -72,7 +72,7 @@ test: ready .make/wheels
 	scripts/as-ordinary-user make test || status=1; exit $$status
 
 bench: ready .make/host-bench
-	@scripts/as-ordinary-user --keep demo --bring benchmarks/results.md \
+	@scripts/as-ordinary-user --keep demo --no-groups --bring benchmarks/results.md \
 		--bring benchmarks/results.json make bench
 else
 run: ready
