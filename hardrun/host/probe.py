@@ -120,25 +120,32 @@ def probe(executor: str = EXECUTOR) -> HostFacts:
 
 def _try(executor: str, who: Identity, ranges: Ranges, *, with_landlock: bool
          ) -> tuple[Trials, cgroup.Found]:
+    plans = [trial.everything(landlock=with_landlock)]
+    if ranges.complete:
+        plans.append(trial.id_range(
+            ranges.newuidmap.detail, ranges.newgidmap.detail, (who.uid, who.gid),
+            (ranges.uids[0][0], ranges.gids[0][0])))
     children: list[Attempt] = []
+    unusable: ExecutorUnusable | None = None
+    results: list[Failure | None] = []
     try:
-        children.append(Attempt(executor, trial.everything(landlock=with_landlock)))
-        if ranges.complete:
-            children.append(Attempt(executor, trial.id_range(
-                ranges.newuidmap.detail, ranges.newgidmap.detail, (who.uid, who.gid),
-                (ranges.uids[0][0], ranges.gids[0][0]))))
+        children.extend(Attempt(executor, plan) for plan in plans)
     except ExecutorUnusable as error:
-        for child in children:
-            child.result()
-        return Trials({}, unusable=error), cgroup.probe()
+        unusable = error
     group = cgroup.probe()  # while the children run
-    try:
-        first, *rest = [child.result() for child in children]
-        failures = trial.explore(lambda operations: attempt(executor, operations), first,
-                                 landlock=with_landlock)
-        return Trials(failures, rest[0] if rest else None), group
-    except ExecutorUnusable as error:
-        return Trials({}, unusable=error), group
+    for child in children:
+        try:
+            results.append(child.result())
+        except ExecutorUnusable as error:
+            unusable = error
+    failures: Mapping[str, Failure] = {}
+    if unusable is None:
+        try:
+            failures = trial.explore(lambda operations: attempt(executor, operations), results[0],
+                                     landlock=with_landlock)
+        except ExecutorUnusable as error:
+            unusable = error
+    return Trials(failures, results[1] if len(results) > 1 else None, unusable), group
 
 
 def _fact(needs: tuple[str, ...], trials: Trials, around: Surroundings) -> Fact:
