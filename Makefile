@@ -9,7 +9,8 @@ VENV := .venv
 PIP := $(VENV)/bin/python -m pip install -qq --disable-pip-version-check
 ROOT := $(filter 0,$(shell id -u))
 PYTEST := $(VENV)/bin/python -m pytest
-SOURCES = $(shell find hardrun policies profiles -name '*.py' -o -name '*.yaml' -o -name '*.json')
+SOURCES = $(shell find hardrun/kernel hardrun/policy hardrun/posture policies profiles -type f \
+	-not -name '*.pyc')
 
 help:
 	@echo 'make run      set everything up and run the demonstration'
@@ -49,7 +50,8 @@ executor: .make/venv
 	@$(MAKE) -s -C hardrun/executor PYTHON='$(abspath $(VENV))/bin/python'
 
 # Seccomp filters and policies, made ahead as in the wheel: the first start compiles nothing.
-.make/data: $(SOURCES) .make/venv
+# The stamp lies in the directory that it is for: whoever removes one removes both.
+hardrun/data/made: $(SOURCES) .make/venv
 	@$(VENV)/bin/python hatch_build.py hardrun/data
 	@touch $@
 
@@ -59,7 +61,7 @@ executor: .make/venv
 	@$(PIP) --no-build-isolation --no-deps --editable .
 	@touch $@
 
-ready: executor .make/installed .make/data
+ready: executor .make/installed hardrun/data/made
 
 # -- run and test ------------------------------------------------------------------------------------
 
