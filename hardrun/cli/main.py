@@ -7,6 +7,7 @@ status belongs to the command that is run.
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 import traceback
 
@@ -64,17 +65,19 @@ def _without_debug(arguments: list[str]) -> tuple[list[str], bool]:
 
 
 def _usage_error(error: click.ClickException) -> BadInput:
-    hint = None
-    if isinstance(error, click.UsageError) and error.ctx is not None:
-        hint = f"{error.ctx.command_path} --help"
-    return BadInput(error.format_message(), hint=hint)
+    context = error.ctx if isinstance(error, click.UsageError) else None
+    return BadInput(error.format_message(),
+                    hint=f"{context.command_path if context else 'hardrun'} --help")
 
 
 def main(arguments: list[str]) -> int:
     """Run one command line and return its exit status."""
+    # Plugins of pydantic are other people's code, and looking for them takes 20 ms.
+    os.environ["PYDANTIC_DISABLE_PLUGINS"] = "__all__"
     words, debug = _without_debug(arguments)
     try:
-        status = group.main(words, prog_name="hardrun", standalone_mode=False, obj=arguments)
+        status = group.main(words or ["--help"], prog_name="hardrun", standalone_mode=False,
+                            obj=arguments)
     except HardrunError as error:
         return _fail(error, debug)
     except click.ClickException as error:
@@ -85,9 +88,9 @@ def main(arguments: list[str]) -> int:
         _forget_output()
         return USAGE_STATUS
     except Exception as error:  # noqa: BLE001 - a mistake of ours is one line, too
-        words = str(error) or "no message"
-        return _fail(HardrunError(f"internal error: {type(error).__name__}: {words}",
-                                  hint="this is a mistake in hardrun; --debug shows where"), debug)
+        problem = f"internal error: {type(error).__name__}: {error}"
+        hint = "this is a mistake in hardrun; --debug shows where"
+        return _fail(HardrunError(problem, hint=hint), debug)
     return status if isinstance(status, int) else 0
 
 
@@ -103,6 +106,4 @@ def _fail(error: HardrunError, debug: bool) -> int:
 
 def _forget_output() -> None:
     """Nobody reads any more: keep Python from complaining about that at its own end."""
-    import os
-
     sys.stdout = sys.stderr = open(os.devnull, "w")  # noqa: SIM115 - open until the process ends

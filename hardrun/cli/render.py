@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import sys
+import textwrap
 from collections.abc import Iterable, Sequence
+from itertools import zip_longest
 
 from hardrun.errors import HardrunError
 
@@ -45,12 +47,25 @@ def write(lines: Iterable[str], *, to_error: bool = False) -> None:
     stream.flush()
 
 
-def table(heading: Sequence[str], rows: Sequence[Sequence[str]], widest: int = 44) -> list[str]:
-    """Rows as lines with columns of equal width; no cell but a row's last is cut."""
-    cells = [list(heading), *[[printable(cell) for cell in row] for row in rows]]
-    widths = [min(max(len(row[i]) for row in cells), widest) for i in range(len(heading) - 1)]
+def table(heading: Sequence[str], rows: Iterable[Sequence[str]], widest: int = 34,
+          highest: int = 4) -> list[str]:
+    """Rows as lines with columns of equal width.
+
+    A cell that is wider than ``widest`` goes on in the lines below it, at most ``highest``; the
+    last cell of a row is as long as it is.
+    """
+    cells = [[_wrapped(printable(cell), widest, highest) for cell in row[:-1]]
+             + [[printable(row[-1])]] for row in (heading, *rows)]
+    columns = range(len(heading) - 1)
+    widths = [max(len(line) for row in cells for line in row[i]) for i in columns]
     lines = []
     for row in cells:
-        start = "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=False))
-        lines.append(f"{start}  {row[-1]}".rstrip())
+        for parts in zip_longest(*row, fillvalue=""):
+            start = "".join(parts[i].ljust(widths[i]) + "  " for i in columns)
+            lines.append((start + parts[-1]).rstrip())
     return lines
+
+
+def _wrapped(cell: str, widest: int, highest: int) -> list[str]:
+    lines = textwrap.wrap(cell, widest, break_long_words=False, break_on_hyphens=False) or [""]
+    return lines if len(lines) <= highest else [*lines[:highest - 1], "…"]

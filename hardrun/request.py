@@ -1,0 +1,90 @@
+"""The one way from options to a Decision and a plan: run, explain, compile and the API take it.
+
+That is what makes law 5 hold: the same inputs give the same digest, whoever asks.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from hardrun import cache
+from hardrun.errors import BadInput, PolicyRefused
+from hardrun.host.facts import HostFacts
+from hardrun.host.probe import probe
+from hardrun.plan.compile import PlannedRun, compile_plan
+from hardrun.plan.format import Artefact, encode, pack
+from hardrun.policy.decision import Decision
+from hardrun.policy.engine import decide as grant
+from hardrun.policy.load import Dependency, load_policies
+from hardrun.posture.filesystem import below
+from hardrun.workload.flags import from_flags
+from hardrun.workload.model import Workload
+
+FLAGS = ("trust", "label", "rootfs", "ro", "rw", "tmpfs", "toolchain", "workdir", "env", "user",
+         "hostname", "network", "limits", "terminal", "interactive")
+"""The keywords of :func:`decide` that describe a workload; they are those of ``from_flags``."""
+
+
+class Request(NamedTuple):
+    """A request that was granted: all that a plan is made from."""
+
+    argv: tuple[str, ...]
+    workload: Workload
+    decision: Decision
+    facts: HostFacts
+    dependencies: tuple[Dependency, ...]
+
+    def plan(self, *, pinned: bool, whole_command: bool = False) -> PlannedRun:
+        """Compile the plan. Raises CommandNotFound when the command lies outside the view.
+
+        The words after the command are a late slot that is filled at each start, so that they are
+        in no stored file; with ``whole_command`` they are part of the plan.
+        """
+        return compile_plan(self.decision, self.workload, self.facts, pinned=pinned,
+                            dependencies=self.dependencies,
+                            arguments_in_plan=len(self.argv) if whole_command else 1)
+
+    def artefact(self, plan: PlannedRun, fallback: Sequence[str] = ()) -> bytes:
+        """The bytes that follow the executor in an image."""
+        return pack(Artefact(encode(plan.operations, plan.unsafe), self.decision.to_json(),
+                             tuple(fallback)))
+
+
+def decide(argv: Sequence[str], *, policies: Sequence[str] = (), **flags: Any) -> Request:
+    """Decide a request whose options are the texts of the flags.
+
+    The Decision depends on the command alone, never on its arguments: a stored plan answers for
+    all of them. Raises BadInput, PolicyError, PolicyRefused and HostUnsupported.
+    """
+    facts = probe()
+    try:
+        directory = os.getcwd()
+    except OSError as error:
+        raise BadInput(f"the working directory is gone: {error.strerror}",
+                       hint="cd to a directory that exists") from None
+    workload = from_flags(argv, caller_directory=directory, home=facts.home,
+                          search_path=os.environ.get("PATH", os.defpath), **flags)
+    _check_cache(workload)
+    loaded = load_policies(policies)
+    decision = grant(workload.model_copy(update={"argv": workload.argv[:1]}), loaded.policies,
+                     facts)
+    return Request(workload.argv, workload, decision, facts, loaded.dependencies)
+
+
+def _check_cache(workload: Workload) -> None:
+    """No sandbox may write stored plans: it would decide what later sandboxes may do.
+
+    The table of ways out has the usual place below the home; this is for XDG_CACHE_HOME elsewhere.
+    """
+    plans = cache.plans_directory()
+    if plans is None:
+        return
+    ours = os.path.realpath(os.path.dirname(plans))
+    for mount in workload.mounts:
+        if mount.access == "rw" and mount.source and (
+                below(ours, mount.source) or below(mount.source, ours)):
+            raise PolicyRefused(f"{mount.origin} {mount.source}: hardrun's stored plans in {ours} "
+                                "would be writable, and they decide what later sandboxes may do",
+                                hint="name a narrower path, or set XDG_CACHE_HOME to another one")
