@@ -36,6 +36,7 @@ MAGIC = b"HRPLAN\r\n"
 TRAILER_MAGIC = b"HRIMAGE\n"
 # magic, version, unsafe bits, total size, operation count, pool size, schema id, checksum
 HEADER = struct.Struct("<8sIIIIIII4x")
+CHECKSUM_OFFSET = 32
 RECORD = struct.Struct("<HHI7Q")
 # plan size, decision size, fallback size, reserved, sha-less checksum of decision+fallback, magic
 TRAILER = struct.Struct("<IIIII12x8s")
@@ -145,8 +146,8 @@ def _check_header(data: bytes) -> tuple[Unsafe, int, bytes]:
         raise PlanError(f"the plan is truncated: {len(data)} bytes of {total}")
     if HEADER.size + count * RECORD.size + pool_size != total or count > MAXIMUM_OPERATIONS:
         raise PlanError("the plan is damaged: its sizes do not add up")
-    blank = HEADER.pack(magic, version, unsafe, total, count, pool_size, schema, 0)
-    if zlib.crc32(blank + data[HEADER.size:]) != checksum:
+    blank = data[:CHECKSUM_OFFSET] + bytes(4) + data[CHECKSUM_OFFSET + 4:]
+    if zlib.crc32(blank) != checksum:
         raise PlanError("the plan is damaged: its checksum is wrong")
     return Unsafe(unsafe), count, data[HEADER.size + count * RECORD.size:]
 
