@@ -52,8 +52,7 @@ def test_encoding_is_deterministic_and_encode_of_decode_is_the_identity(
 def test_a_flipped_bit_or_a_cut_is_refused(operations: list[Operation],
                                            data: st.DataObject) -> None:
     plan = bytearray(encode(operations))
-    # the executor alone compares the four bytes that pad the header
-    bit = data.draw(st.integers(0, len(plan) * 8 - 1).filter(lambda b: not 288 <= b < 320))
+    bit = data.draw(st.integers(0, len(plan) * 8 - 1))
     plan[bit // 8] ^= 1 << bit % 8
     with pytest.raises(PlanError):
         decode(bytes(plan))
