@@ -48,7 +48,7 @@ def seccomp(subject: Subject) -> Answer:
         raise Unreadable("this kernel does not show Seccomp")
     count = status.seccomp_filters
     more = count is None or count > (outside.seccomp_filters or 0)
-    filters = "" if count is None else f", {count} filters"
+    filters = "" if count is None else f", filters: {count}"
     return Answer(status.seccomp == _SECCOMP_FILTER and more, f"mode {status.seccomp}{filters}",
                   "/proc/PID/status Seccomp; the filter's content needs CAP_SYS_ADMIN to be read")
 

@@ -22,6 +22,7 @@ from hardrun.verify.check import Answer, Subject, Unreadable, listed, not_bound
 
 _MOUNTINFO = "/proc/PID/mountinfo"
 _RESOLVER = "/etc/resolv.conf"
+_MADE_INSIDE = frozenset({"tmpfs", "proc", "devpts"})
 _PROC_FLAGS = ("nosuid", "nodev", "noexec")
 
 
@@ -36,10 +37,15 @@ def host_paths(mount: Mount, outside: Iterable[Mount]) -> tuple[str, ...]:
 
 
 def _of_host(subject: Subject) -> Iterator[tuple[Mount, tuple[str, ...]]]:
-    """The mounts that show something of the host, without devices and masks."""
+    """The mounts that show something of the host, without devices and masks.
+
+    What is of no kind that a sandbox makes for itself is the host's, even where the caller does not
+    see it: a file system that only another mount namespace has must not pass for our own.
+    """
     devices = {m.device for m in subject.observer.mounts}
     for mount in subject.read("mounts"):
-        if mount.device in devices and not _is_device(mount, subject):
+        foreign = mount.device in devices or mount.type not in _MADE_INSIDE
+        if foreign and not _is_device(mount, subject):
             yield mount, host_paths(mount, subject.observer.mounts)
 
 
@@ -82,7 +88,7 @@ def readable(subject: Subject) -> Answer:
     mounts = list(_of_host(subject))
     extra = [_show(m, paths) for m, paths in mounts if not _within(paths, granted)]
     return Answer(not extra, f"not granted: {listed(extra)}" if extra else
-                  f"{len(mounts)} mounts of the host, all granted", _MOUNTINFO)
+                  f"mounts of the host, all granted: {len(mounts)}", _MOUNTINFO)
 
 
 def shown(subject: Subject) -> Answer:

@@ -52,7 +52,7 @@ def find_sandbox(pid: int) -> Sandbox:
     data = _image(launcher)
     if not init or data is None:
         raise NotASandbox(f"process {pid} ({statuses[pid].name}) is in no sandbox of hardrun",
-                          hint="the number of hardrun run itself, or of a process inside")
+                          hint=_started_by(pid, statuses, depth))
     decision = unpack(data).decision
     if not decision:
         raise PlanError(f"the image of process {launcher} holds no decision")
@@ -71,6 +71,15 @@ def _init_of(pid: int, statuses: Mapping[int, procfs.Status], depth: int) -> int
         return next((p for p in above if is_init(statuses[p])), 0)
     except ProcessLookupError:
         return 0
+
+
+def _started_by(pid: int, statuses: Mapping[int, procfs.Status], depth: int) -> str:
+    """What to verify instead: with a report or --verify, Python stays as the launcher's parent."""
+    children = (child for child, status in statuses.items() if status.parent == pid)
+    launchers = [str(c) for c in children if _init_of(c, statuses, depth) and _image(c)]
+    if launchers:
+        return f"it started sandboxes: hardrun verify {' or '.join(launchers)}"
+    return "the number of the hardrun that started one, or of a process inside"
 
 
 def _image(pid: int) -> bytes | None:

@@ -129,9 +129,13 @@ def test_an_ordinary_process_does_not_pass_for_a_sandboxed_one(running: Running)
             "filesystem.proc", "filesystem.read_only_root"} <= results(checks, "differs").keys()
 
 
-def test_a_process_in_no_sandbox_is_said_to_be_in_none() -> None:
-    with pytest.raises(NotASandbox):
+def test_whoever_started_a_sandbox_is_told_its_number(running: Running) -> None:
+    with pytest.raises(NotASandbox) as caught:
         find_sandbox(os.getpid())
+    assert str(running.process.pid) in str(caught.value.hint)
+
+
+def test_a_process_in_no_sandbox_is_said_to_be_in_none() -> None:
     child = subprocess.Popen(["true"])
     child.wait()
     with pytest.raises(NotASandbox, match="no process"):

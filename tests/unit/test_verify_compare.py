@@ -117,6 +117,8 @@ DIFFERENT = [
     ("network", changed(namespaces=NAMESPACES | {"net": "net:[99]"})),
     ("network", changed(interfaces=("lo", "eth0"))),
     ("filesystem.readable", added(HOST_ETC)),
+    # of a disk that only another mount namespace has mounted
+    ("filesystem.readable", added("56 50 8:1 / /mnt ro,nosuid,nodev - ext4 /dev/sda1 rw\n")),
     ("filesystem.readable", added("56 50 0:40 /bob /mnt ro,nosuid,nodev - nfs host:/home rw\n")),
     ("filesystem.visible", mounted("/usr ro,nosuid,nodev", "/usr rw,nosuid,nodev")),
     ("filesystem.visible", mounted("/usr ro,nosuid,nodev", "/usr ro,nodev")),
