@@ -187,11 +187,6 @@ def id_map(pid: int | str, kind: str) -> str:
     return _read(f"/proc/{pid}/{kind}")
 
 
-def setgroups(pid: int | str) -> str:
-    """``allow`` or ``deny``: whether setgroups(2) can be called in the user namespace."""
-    return _read(f"/proc/{pid}/setgroups").strip()
-
-
 def namespaces(pid: int | str = "self") -> dict[str, str]:
     """The namespaces of a process: ``{"mnt": "mnt:[4026531841]", …}``; those the kernel has."""
     directory = f"/proc/{pid}/ns"
@@ -214,16 +209,6 @@ def environment_names(pid: int | str) -> frozenset[str]:
     """The names of the variables that a process was started with; never their values."""
     entries = _read(f"/proc/{pid}/environ").split("\0")
     return frozenset(entry.partition("=")[0] for entry in entries if entry)
-
-
-def executable(pid: int | str) -> str:
-    """Where /proc/PID/exe leads."""
-    return _link(f"/proc/{pid}/exe")
-
-
-def root(pid: int | str) -> str:
-    """Where /proc/PID/root leads, as the caller sees it."""
-    return _link(f"/proc/{pid}/root")
 
 
 def descriptors(pid: int | str) -> dict[int, Descriptor]:
