@@ -39,7 +39,7 @@ def _document(body: dict[str, Any], kind: str) -> list[str]:
 
 @command.command("list")
 @_JSON
-def list_policies(as_json: bool) -> None:  # noqa: FBT001 - click
+def list_policies(as_json: bool) -> None:
     """List every policy of every layer."""
     _, policies = _load(())
     if as_json:
@@ -54,7 +54,7 @@ def list_policies(as_json: bool) -> None:  # noqa: FBT001 - click
 @command.command("show")
 @click.argument("name", metavar="NAME|FILE")
 @click.option("--effective", is_flag=True, help="The bounds with those of its parents, by line.")
-def show(name: str, effective: bool) -> None:  # noqa: FBT001 - click
+def show(name: str, effective: bool) -> None:
     """Show a policy: its text, or what it comes to together with its parents."""
     _, policies = _load([name])
     if effective:
@@ -108,8 +108,8 @@ def test(names: tuple[str, ...]) -> None:
 @click.option("--defaults", is_flag=True, help="Compare what is granted unasked, not the bounds.")
 @click.option("--all", "everything", is_flag=True, help="Show what is equal, too.")
 @_JSON
-def compare(a: str, b: str, defaults: bool, everything: bool,  # noqa: FBT001 - click
-            as_json: bool) -> None:  # noqa: FBT001 - click
+def compare(a: str, b: str, defaults: bool, everything: bool,
+            as_json: bool) -> None:
     """Say for each control whether A is stricter than B, looser, equal or incomparable."""
     _, left = _load([a])
     _, right = _load([b])

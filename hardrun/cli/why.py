@@ -36,7 +36,7 @@ def _profile(reference: str) -> Profile:
 @click.option("--policy", metavar="NAME|FILE", multiple=True, help="A policy; untrusted if none.")
 @click.option("--json", "as_json", is_flag=True, help="The answer as a document.")
 @click.argument("thing", metavar="PATH|HOST:PORT|SYSCALL|CAPABILITY")
-def command(policy: tuple[str, ...], as_json: bool, thing: str) -> None:  # noqa: FBT001 - click
+def command(policy: tuple[str, ...], as_json: bool, thing: str) -> None:
     """Say which layers gate a path, address, system call or capability.
 
     The answer comes from the policies: nothing is run. It names the line of each layer that has a

@@ -11,6 +11,7 @@ from pydantic import (
     AfterValidator,
     BaseModel,
     ConfigDict,
+    Field,
     PlainSerializer,
     ValidationError,
 )
@@ -86,7 +87,7 @@ class Decision(BaseModel):
     policies: tuple[str, ...]
     controls: tuple[ControlDecision, ...]
     dangers: tuple[Danger, ...] = ()
-    workload: Json = MappingProxyType({})
+    workload: Json = Field(default_factory=lambda: MappingProxyType({}))
 
     @property
     def posture(self) -> Posture:
@@ -104,6 +105,12 @@ class Decision(BaseModel):
         """Canonical JSON: sorted keys, no spaces, ASCII only, so that any bytes of argv survive."""
         document = self.model_dump(mode="python")
         return json.dumps(document, sort_keys=True, separators=(",", ":")).encode("ascii")
+
+    def __deepcopy__(self, memo: object = None) -> Decision:
+        return self
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Decision.from_json, (self.to_json(),)
 
     @classmethod
     def from_json(cls, data: bytes) -> Decision:

@@ -55,8 +55,8 @@ def schema() -> dict[str, Any]:
     places = [(document, "bounds"), (document, "defaults"), (definitions["DangerItem"], "grant"),
               (definitions["TestItem"], "request")]
     for model, field in places:
-        kept = {k: v for k, v in model["properties"][field].items() if k in ("description", "title")}
-        model["properties"][field] = {**reference, **kept}
+        description = model["properties"][field]["description"]
+        model["properties"][field] = {**reference, "description": description}
     document["properties"]["host"] = {
         "type": "object", "description": document["properties"]["host"]["description"],
         "propertyNames": {"enum": sorted(BY_PLACE)},
@@ -111,8 +111,8 @@ def page() -> str:
         lines += ["", f"## `{title}`", "", " ".join((model.__doc__ or "").split()), "",
                   *_fields(model)]
     lines += ["", "## Controls", "",
-              "What `bounds`, `defaults`, `grant`, `request` and `granted` are made of. *Unasked* is"
-              " what a policy grants that bounds the control and names no default.", "",
+              "What `bounds`, `defaults`, `grant`, `request` and `granted` are made of. *Unasked*"
+              " is what a policy grants that bounds the control and names no default.", "",
               *_table(("field", "values", "stricter is", "unasked", "meaning"), [
                   (f"`{c.place}`", _values(c), _stricter(c), c.show(c.default), c.meaning)
                   for c in CONTROLS]),

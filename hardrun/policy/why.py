@@ -142,7 +142,8 @@ class Question:
             if refusal is None:
                 loosen.append(f"{flag} {path}")
             else:
-                refused = refused or refusal.way_out and f", {refusal.way_out}, a known way out"
+                if refusal.way_out and not refused:
+                    refused = f", {refusal.way_out}, a known way out"
                 loosen += [f"{flag} {path} with {other}"
                            for other in self._other_policies(control, frozenset([path]))]
         if not loosen and not seen:

@@ -126,7 +126,7 @@ class Control(ABC, Generic[T]):
         return self.show(value)
 
     def granted(self, asked: T, unasked: T) -> T:
-        """What a request comes to, given what is granted without one."""
+        """What a request that is within the bounds comes to: what was asked, exactly."""
         return asked
 
     def compare(self, a: T, b: T) -> Relation:

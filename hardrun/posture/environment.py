@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from hardrun.posture.control import Enforcement, enforced
@@ -16,7 +15,6 @@ if TYPE_CHECKING:
 HARMLESS = frozenset({"PATH", "LANG", "LC_*", "TERM", "TZ"})
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
 class Variables(Covering[str]):
     """A set of names; one that ends in ``*`` stands for all names that begin so."""
 
@@ -29,6 +27,10 @@ class Variables(Covering[str]):
             if re.fullmatch(r"[^=*\0]+\*?|\*", name) is None:
                 raise ValueError(f"{name!r} is not the name of a variable, nor a beginning with *")
         return self.normal(names)
+
+    def granted(self, asked: frozenset[str], unasked: frozenset[str]) -> frozenset[str]:
+        # --env TOKEN asks for one more name; it is not a wish to run without PATH.
+        return self.join(asked, self.meet(unasked, HARMLESS)) if asked else asked
 
     def load(self, data: Any) -> frozenset[str]:
         return self.parse(data)

@@ -8,7 +8,6 @@ own directories in their place.
 from __future__ import annotations
 
 import posixpath
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from hardrun.posture.control import Enforcement, by_fact, degraded, enforced
@@ -38,7 +37,6 @@ def parse_path(text: str) -> str:
     return posixpath.normpath("/" + path.lstrip("/") if path.startswith("/") else path)
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
 class PathSet(Covering[str]):
     """A set of paths with all that is below them."""
 
@@ -52,7 +50,6 @@ class PathSet(Covering[str]):
         return self.parse(data)
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
 class Protected(Obligations[str]):
     """Names that must stay as they are at any depth below a writable grant."""
 

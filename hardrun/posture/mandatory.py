@@ -7,7 +7,6 @@ up: every policy's list must be fulfilled, a conjunction of clauses, and the mee
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from hardrun.posture.control import Enforcement, degraded, enforced, replaced
@@ -30,7 +29,6 @@ def _alternative(raw: object) -> str:
     return raw
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
 class Clauses(Obligations[Clause]):
     """A conjunction of clauses; fewer alternatives are stricter."""
 

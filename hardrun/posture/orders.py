@@ -40,7 +40,6 @@ def nearest(word: str, known: Iterable[str]) -> str:
     return f"; did you mean {close[0]!r}?" if close else ""
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
 class Flag(Control[bool]):
     """A control that is on or off; ``default`` is the strict value, ``loosest`` the other."""
 
@@ -161,7 +160,6 @@ class Amount(Control[int]):
                 "examples": [self.example]}
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
 class Mask(Control[int]):
     """Permission bits that are taken away."""
 
@@ -206,9 +204,6 @@ class _Set(Control[frozenset[E]]):
 
     def schema(self) -> dict[str, Any]:
         return {"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}]}
-
-    def granted(self, asked: frozenset[E], unasked: frozenset[E]) -> frozenset[E]:
-        return self.join(asked, unasked)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -309,6 +304,3 @@ class Obligations(_Set[E]):
     def join(self, a: frozenset[E], b: frozenset[E]) -> frozenset[E]:
         return self.normal([e for e in a if self.at_most(b, frozenset([e]))]
                            + [e for e in b if self.at_most(a, frozenset([e]))])
-
-    def granted(self, asked: frozenset[E], unasked: frozenset[E]) -> frozenset[E]:
-        return self.meet(asked, unasked)

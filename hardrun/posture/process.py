@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from hardrun.posture.control import Enforcement, degraded, enforced
@@ -14,7 +13,6 @@ if TYPE_CHECKING:
 ANY_DESCRIPTOR = -1
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
 class Descriptors(Covering[int]):
     """A set of descriptor numbers from 3 on; ``ANY_DESCRIPTOR`` stands for all of them."""
 

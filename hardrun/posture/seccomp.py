@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from hardrun.posture.control import Enforcement, by_fact, enforced
@@ -27,7 +26,6 @@ LOOSER: Mapping[str, frozenset[str]] = {
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]*")
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
 class Profiles(Obligations[str]):
     """A set of seccomp profiles that all apply."""
 
