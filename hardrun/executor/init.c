@@ -1,4 +1,5 @@
 /* PID 1: builds the view, gives up every right, forks the workload, reaps, forwards signals. */
+#define PERFORMER_TABLE
 #include "executor.h"
 #include "uapi.h"
 
@@ -8,71 +9,9 @@
 #include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
-
-static int perform_mount(struct sandbox *sandbox, const struct operation *operation)
-{
-	switch ((enum opcode)operation->type->opcode) {
-	case OP_MAKE_PRIVATE: return make_private(sandbox);
-	case OP_ROOT_TMPFS: return root_tmpfs(sandbox, operation);
-	case OP_ROOT_BIND: return root_bind(sandbox, operation);
-	case OP_MAKE_DIRECTORY:
-		return make_directory(sandbox, plan_string(&sandbox->plan, operation, 0),
-				      (mode_t)operation->values[1]);
-	case OP_MAKE_FILE: return make_file(sandbox, operation);
-	case OP_MAKE_SYMLINK: return make_symlink(sandbox, operation);
-	case OP_BIND: return bind_tree(sandbox, operation);
-	case OP_BIND_WORKING_DIRECTORY: return bind_working_directory(sandbox, operation);
-	case OP_WRITABLE_DIRECTORY: return writable_directory(sandbox, operation);
-	case OP_MOUNT_TMPFS: return mount_tmpfs(sandbox, operation);
-	case OP_MOUNT_PROC: return mount_proc(sandbox, operation);
-	case OP_MOUNT_DEVPTS: return mount_devpts(sandbox, operation);
-	case OP_BIND_DEVICE: return bind_device(sandbox, operation);
-	case OP_MASK: return mask(sandbox, operation);
-	case OP_MAKE_READ_ONLY: return make_read_only(sandbox, operation);
-	case OP_ROOT_ATTRIBUTES: return root_attributes(sandbox, operation);
-	case OP_PIVOT_ROOT: return pivot(sandbox);
-	default: break;
-	}
-	errno = ENOSYS;
-	return fail(sandbox, "operation");
-}
-
-static int perform_init(struct sandbox *sandbox, const struct operation *operation)
-{
-	switch ((enum opcode)operation->type->opcode) {
-	case OP_AWAIT_ID_MAPS: return await_id_maps(sandbox);
-	case OP_WRITE_ID_MAP: return write_id_map(sandbox, operation);
-	case OP_WRITE_SYSCTL: return write_sysctl(sandbox, operation);
-	case OP_LOOPBACK_UP: return loopback_up(sandbox);
-	case OP_SET_HOSTNAME: return set_hostname(sandbox, operation);
-	case OP_SET_GROUPS: return set_groups(sandbox, operation);
-	case OP_DROP_BOUNDING: return drop_bounding(sandbox, operation);
-	case OP_SET_SECUREBITS: return set_securebits(sandbox, operation);
-	case OP_SET_CAPABILITIES: return set_capabilities(sandbox, operation);
-	case OP_NO_NEW_PRIVS: return no_new_privs(sandbox);
-	case OP_NOT_DUMPABLE: return not_dumpable(sandbox);
-	case OP_LANDLOCK_RULESET: return landlock_ruleset(sandbox, operation);
-	case OP_LANDLOCK_PATH: return landlock_path(sandbox, operation);
-	case OP_LANDLOCK_RESTRICT: return landlock_restrict(sandbox);
-	default: return perform_mount(sandbox, operation);
-	}
-}
-
-static int perform_workload(struct sandbox *sandbox, const struct operation *operation)
-{
-	switch ((enum opcode)operation->type->opcode) {
-	case OP_NEW_SESSION: return new_session(sandbox);
-	case OP_SET_UMASK: umask((mode_t)operation->values[0]); return 0;
-	case OP_SET_LIMIT: return set_limit(sandbox, operation);
-	case OP_CHANGE_DIRECTORY: return change_directory(sandbox, operation);
-	case OP_SET_EXEC_LABEL: return set_exec_label(sandbox, operation);
-	case OP_CLOSE_DESCRIPTORS: return close_descriptors(sandbox);
-	case OP_LOAD_SECCOMP: return load_seccomp(sandbox, operation);
-	case OP_EXECUTE: return execute(sandbox, operation);
-	default: return 0; /* argv and environment were laid out before the clone */
-	}
-}
+#include <unistd.h>
 
 int perform(struct sandbox *sandbox, enum phase phase)
 {
@@ -82,8 +21,10 @@ int perform(struct sandbox *sandbox, enum phase phase)
 		if (operation.type->phase != phase)
 			continue;
 		sandbox->current = i;
-		if ((phase == PHASE_INIT ? perform_init(sandbox, &operation)
-					 : perform_workload(sandbox, &operation)) < 0)
+		/* argv and environment were laid out before the clone: nothing to perform. */
+		if (operation.type->opcode < sizeof performers / sizeof *performers &&
+		    performers[operation.type->opcode] &&
+		    performers[operation.type->opcode](sandbox, &operation) < 0)
 			return -1;
 	}
 	return 0;
@@ -105,14 +46,15 @@ static _Noreturn void give_up(struct sandbox *sandbox)
 	_exit(EXIT_REFUSED);
 }
 
-/* A disposition that the caller left ignored would be the workload's too. */
+/*
+ * A disposition that the caller left ignored would be the workload's too. The C library keeps its
+ * hands off signals 32-34, which make(1) leaves ignored: the kernel is asked without it.
+ */
 void reset_signals(void)
 {
-	struct sigaction action;
-	memset(&action, 0, sizeof action);
-	action.sa_handler = SIG_DFL;
+	static const uint64_t by_default[4]; /* the kernel's sigaction: SIG_DFL, nothing else */
 	for (int number = 1; number < _NSIG; number++)
-		sigaction(number, &action, NULL);
+		syscall(SYS_rt_sigaction, number, by_default, NULL, sizeof(uint64_t));
 }
 
 static int take_standard_descriptors(struct sandbox *sandbox)
