@@ -13,7 +13,7 @@
  * A single-id map with setgroups denied keeps the caller's groups: a file of mode 0040 and one of
  * those groups stays readable (CVE-2018-7169's other side). Where the plan says so they are dropped.
  */
-int set_groups(struct sandbox *sandbox, const struct operation *operation)
+int perform_set_groups(struct sandbox *sandbox, const struct operation *operation)
 {
 	struct blob blob = plan_blob(&sandbox->plan, operation, 0);
 	gid_t groups[MAXIMUM_GROUPS];
@@ -27,7 +27,7 @@ int set_groups(struct sandbox *sandbox, const struct operation *operation)
 }
 
 /* Not only no_new_privs: without this, root in the namespace regains everything at an exec. */
-int drop_bounding(struct sandbox *sandbox, const struct operation *operation)
+int perform_drop_bounding(struct sandbox *sandbox, const struct operation *operation)
 {
 	for (unsigned long capability = 0; capability < 64; capability++) {
 		if (operation->values[0] >> capability & 1)
@@ -41,14 +41,14 @@ int drop_bounding(struct sandbox *sandbox, const struct operation *operation)
 	return 0;
 }
 
-int set_securebits(struct sandbox *sandbox, const struct operation *operation)
+int perform_set_securebits(struct sandbox *sandbox, const struct operation *operation)
 {
 	CHECK(prctl(PR_SET_SECUREBITS, (unsigned long)operation->values[0], 0, 0, 0),
 	      "PR_SET_SECUREBITS");
 	return 0;
 }
 
-int set_capabilities(struct sandbox *sandbox, const struct operation *operation)
+int perform_set_capabilities(struct sandbox *sandbox, const struct operation *operation)
 {
 	uint64_t mask = operation->values[0];
 	uint32_t low = (uint32_t)mask, high = (uint32_t)(mask >> 32);
@@ -62,15 +62,17 @@ int set_capabilities(struct sandbox *sandbox, const struct operation *operation)
 	return 0;
 }
 
-int no_new_privs(struct sandbox *sandbox)
+int perform_no_new_privs(struct sandbox *sandbox, const struct operation *operation)
 {
+	(void)operation;
 	CHECK(prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), "PR_SET_NO_NEW_PRIVS");
 	return 0;
 }
 
 /* PID 1 has the workload's uid: dumpable, its descriptors and memory would be the workload's. */
-int not_dumpable(struct sandbox *sandbox)
+int perform_not_dumpable(struct sandbox *sandbox, const struct operation *operation)
 {
+	(void)operation;
 	CHECK(prctl(PR_SET_DUMPABLE, 0, 0, 0, 0), "PR_SET_DUMPABLE");
 	return 0;
 }

@@ -56,7 +56,8 @@ static int hand_over(const struct sandbox *sandbox)
 static int start(struct sandbox *sandbox)
 {
 	struct streams *streams;
-	uint32_t failed;
+	struct failure failure = {.set = 1};
+	struct operation operation;
 	pid_t init;
 	int pidfd;
 	/* One page that parent, PID 1 and workload share: how a failure gets out without a call. */
@@ -66,26 +67,24 @@ static int start(struct sandbox *sandbox)
 		       -1, 0);
 	if (sandbox->failure == MAP_FAILED || streams == MAP_FAILED)
 		return refuse("out of memory", errno);
-	if (launch_checks(sandbox, &failed) < 0) {
-		struct failure failure = {.set = 1, .operation = failed, .error = errno};
+	if (launch_checks(sandbox, &failure.operation) < 0) {
+		failure.error = errno;
 		if (sandbox->fallback.size && sandbox->site == NULL)
 			return hand_over(sandbox);
 		if (sandbox->site)
 			strncpy(failure.site, sandbox->site, sizeof failure.site - 1);
-		report_failure(sandbox, &failure);
-		return EXIT_REFUSED;
+		return parent_refuse(sandbox, streams, &failure);
 	}
 	if (prepare_arguments(sandbox) < 0)
 		return refuse("can't prepare the arguments", errno);
 	if (streams_open(sandbox, streams) < 0)
 		return refuse("can't set up standard input and output", errno);
 	if (launch_clone(sandbox, &pidfd, &init) < 0) {
-		struct operation operation;
+		failure.error = errno;
 		plan_find(&sandbox->plan, OP_CLONE, &operation);
-		struct failure failure = {.set = 1, .operation = operation.index, .error = errno,
-					  .site = "clone3"};
-		report_failure(sandbox, &failure);
-		return EXIT_REFUSED;
+		failure.operation = operation.index;
+		strncpy(failure.site, "clone3", sizeof failure.site - 1);
+		return parent_refuse(sandbox, streams, &failure);
 	}
 	return parent_main(sandbox, streams, init, pidfd);
 }

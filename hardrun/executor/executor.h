@@ -158,69 +158,26 @@ struct usage {
 int watch_tree(pid_t init, bool exact, struct usage *usage);
 
 /* parent.c, gate.c */
+int parent_refuse(struct sandbox *sandbox, struct streams *streams, const struct failure *failure);
 int parent_main(struct sandbox *sandbox, struct streams *streams, pid_t init, int pidfd);
 int gate_hold(pid_t workload, int control_fd, int gate_fd);
 int run_id_map_helpers(const struct sandbox *sandbox, pid_t init, uint32_t *failed);
 void reset_signals(void);
 
-/* init.c, workload.c */
+/* init.c, workload.c; perform_* of each operation: operations.h */
 _Noreturn void init_main(struct sandbox *sandbox);
 int workload_main(void *sandbox);
 int perform(struct sandbox *sandbox, enum phase phase);
 void record_failure(struct sandbox *sandbox, int error);
 
-/* namespaces.c */
-int write_id_map(struct sandbox *sandbox, const struct operation *operation);
-int await_id_maps(struct sandbox *sandbox);
-int write_sysctl(struct sandbox *sandbox, const struct operation *operation);
-int loopback_up(struct sandbox *sandbox);
-int set_hostname(struct sandbox *sandbox, const struct operation *operation);
-
 /* tree.c: names inside the new root */
 int open_in_root(struct sandbox *sandbox, const char *path, uint64_t flags);
-int make_directory(struct sandbox *sandbox, const char *path, mode_t mode);
 int make_directories(struct sandbox *sandbox, const char *path);
-int make_file(struct sandbox *sandbox, const struct operation *operation);
-int make_symlink(struct sandbox *sandbox, const struct operation *operation);
 
 /* mounts.c, filesystems.c */
-int make_private(struct sandbox *sandbox);
-int root_bind(struct sandbox *sandbox, const struct operation *operation);
-int bind_tree(struct sandbox *sandbox, const struct operation *operation);
-int bind_working_directory(struct sandbox *sandbox, const struct operation *operation);
-int bind_device(struct sandbox *sandbox, const struct operation *operation);
-int writable_directory(struct sandbox *sandbox, const struct operation *operation);
-int make_read_only(struct sandbox *sandbox, const struct operation *operation);
-int root_attributes(struct sandbox *sandbox, const struct operation *operation);
-int pivot(struct sandbox *sandbox);
 int attach_root(struct sandbox *sandbox, int tree_fd);
 int attach(struct sandbox *sandbox, int tree_fd, const char *destination);
 int clone_tree(struct sandbox *sandbox, int source_fd, unsigned recursive, uint64_t attributes);
-int root_tmpfs(struct sandbox *sandbox, const struct operation *operation);
-int mount_tmpfs(struct sandbox *sandbox, const struct operation *operation);
-int mount_proc(struct sandbox *sandbox, const struct operation *operation);
-int mount_devpts(struct sandbox *sandbox, const struct operation *operation);
-int mask(struct sandbox *sandbox, const struct operation *operation);
-
-/* credentials.c, landlock.c */
-int set_groups(struct sandbox *sandbox, const struct operation *operation);
-int drop_bounding(struct sandbox *sandbox, const struct operation *operation);
-int set_securebits(struct sandbox *sandbox, const struct operation *operation);
-int set_capabilities(struct sandbox *sandbox, const struct operation *operation);
-int no_new_privs(struct sandbox *sandbox);
-int not_dumpable(struct sandbox *sandbox);
-int landlock_ruleset(struct sandbox *sandbox, const struct operation *operation);
-int landlock_path(struct sandbox *sandbox, const struct operation *operation);
-int landlock_restrict(struct sandbox *sandbox);
-
-/* workload.c: the last steps */
-int new_session(struct sandbox *sandbox);
-int set_limit(struct sandbox *sandbox, const struct operation *operation);
-int change_directory(struct sandbox *sandbox, const struct operation *operation);
-int set_exec_label(struct sandbox *sandbox, const struct operation *operation);
-int close_descriptors(struct sandbox *sandbox);
-int load_seccomp(struct sandbox *sandbox, const struct operation *operation);
-int execute(struct sandbox *sandbox, const struct operation *operation);
 
 /* control.c */
 int control_send(int fd, const struct message *message, int passed_fd);

@@ -54,14 +54,14 @@ static int new_tmpfs(struct sandbox *sandbox, uint64_t size, uint64_t inodes, mo
 	return new_filesystem(sandbox, "tmpfs", options, attributes);
 }
 
-int root_tmpfs(struct sandbox *sandbox, const struct operation *operation)
+int perform_root_tmpfs(struct sandbox *sandbox, const struct operation *operation)
 {
 	int fd = new_tmpfs(sandbox, operation->values[0], operation->values[1], 0755,
 			   MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV);
 	return fd < 0 ? -1 : attach_root(sandbox, fd);
 }
 
-int mount_tmpfs(struct sandbox *sandbox, const struct operation *operation)
+int perform_mount_tmpfs(struct sandbox *sandbox, const struct operation *operation)
 {
 	const uint64_t *values = operation->values;
 	int fd = new_tmpfs(sandbox, values[1], values[2], (mode_t)values[3], values[4]);
@@ -70,7 +70,7 @@ int mount_tmpfs(struct sandbox *sandbox, const struct operation *operation)
 	return attach(sandbox, fd, plan_string(&sandbox->plan, operation, 0));
 }
 
-int mount_proc(struct sandbox *sandbox, const struct operation *operation)
+int perform_mount_proc(struct sandbox *sandbox, const struct operation *operation)
 {
 	static const struct option subset[] = {{"subset", "pid"}, {"hidepid", "invisible"},
 					       {NULL, NULL}};
@@ -100,7 +100,7 @@ static int open_terminal(struct sandbox *sandbox, int devpts_fd)
 }
 
 /* Not nodev: the open of ptmx would answer EACCES. The kernel makes every devpts a new instance. */
-int mount_devpts(struct sandbox *sandbox, const struct operation *operation)
+int perform_mount_devpts(struct sandbox *sandbox, const struct operation *operation)
 {
 	static const struct option options[] = {{"ptmxmode", "0666"}, {"mode", "0620"}, {NULL, NULL}};
 	int fd = new_filesystem(sandbox, "devpts", options, MOUNT_ATTR_NOSUID | MOUNT_ATTR_NOEXEC);
@@ -144,7 +144,7 @@ static int clone_empty(struct sandbox *sandbox)
 	return fd;
 }
 
-int mask(struct sandbox *sandbox, const struct operation *operation)
+int perform_mask(struct sandbox *sandbox, const struct operation *operation)
 {
 	const char *path = plan_string(&sandbox->plan, operation, 0);
 	struct stat status;

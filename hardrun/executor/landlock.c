@@ -8,7 +8,7 @@
 #include <fcntl.h>
 #include <sys/stat.h>
 
-int landlock_ruleset(struct sandbox *sandbox, const struct operation *operation)
+int perform_landlock_ruleset(struct sandbox *sandbox, const struct operation *operation)
 {
 	struct landlock_ruleset ruleset = {operation->values[0], operation->values[1],
 					   operation->values[2]};
@@ -16,7 +16,7 @@ int landlock_ruleset(struct sandbox *sandbox, const struct operation *operation)
 	return sandbox->ruleset_fd < 0 ? fail(sandbox, "landlock_create_ruleset") : 0;
 }
 
-int landlock_path(struct sandbox *sandbox, const struct operation *operation)
+int perform_landlock_path(struct sandbox *sandbox, const struct operation *operation)
 {
 	struct landlock_path_beneath rule = {.access = operation->values[1]};
 	struct stat status;
@@ -34,8 +34,9 @@ int landlock_path(struct sandbox *sandbox, const struct operation *operation)
 	return result < 0 ? fail(sandbox, "landlock_add_rule") : 0;
 }
 
-int landlock_restrict(struct sandbox *sandbox)
+int perform_landlock_restrict(struct sandbox *sandbox, const struct operation *operation)
 {
+	(void)operation;
 	CHECK(syscall(NR_LANDLOCK_RESTRICT_SELF, sandbox->ruleset_fd, 0), "landlock_restrict_self");
 	close(sandbox->ruleset_fd);
 	sandbox->ruleset_fd = -1;

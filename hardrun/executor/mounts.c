@@ -19,8 +19,9 @@
  * In a user namespace of its own every mount is already a slave of the host's; the root must also
  * not pass mounts on to what is attached below it. Clones are made private one by one.
  */
-int make_private(struct sandbox *sandbox)
+int perform_make_private(struct sandbox *sandbox, const struct operation *operation)
 {
+	(void)operation;
 	CHECK(syscall(SYS_mount, NULL, "/", NULL, MS_PRIVATE, NULL), "mount");
 	return 0;
 }
@@ -90,7 +91,7 @@ int attach_root(struct sandbox *sandbox, int tree_fd)
 	return 0;
 }
 
-int root_bind(struct sandbox *sandbox, const struct operation *operation)
+int perform_root_bind(struct sandbox *sandbox, const struct operation *operation)
 {
 	struct stat status;
 	const uint64_t *values = operation->values;
@@ -106,7 +107,7 @@ int root_bind(struct sandbox *sandbox, const struct operation *operation)
 	return tree_fd < 0 ? -1 : attach_root(sandbox, tree_fd);
 }
 
-int bind_tree(struct sandbox *sandbox, const struct operation *operation)
+int perform_bind(struct sandbox *sandbox, const struct operation *operation)
 {
 	struct stat status;
 	const uint64_t *values = operation->values;
@@ -150,7 +151,7 @@ static bool directory_is_refused(const char *directory, struct blob refused)
 	return directory[0] != '/';
 }
 
-int bind_working_directory(struct sandbox *sandbox, const struct operation *operation)
+int perform_bind_working_directory(struct sandbox *sandbox, const struct operation *operation)
 {
 	const char *directory = sandbox->caller_directory;
 	int fd, tree_fd;
@@ -166,7 +167,7 @@ int bind_working_directory(struct sandbox *sandbox, const struct operation *oper
 	return attach(sandbox, tree_fd, directory);
 }
 
-int bind_device(struct sandbox *sandbox, const struct operation *operation)
+int perform_bind_device(struct sandbox *sandbox, const struct operation *operation)
 {
 	struct stat status;
 	int tree_fd, fd = open_source(sandbox, plan_string(&sandbox->plan, operation, 0), &status);
@@ -192,20 +193,20 @@ static int bind_over_itself(struct sandbox *sandbox, const char *path, unsigned 
 	return tree_fd < 0 ? -1 : attach(sandbox, tree_fd, path);
 }
 
-int writable_directory(struct sandbox *sandbox, const struct operation *operation)
+int perform_writable_directory(struct sandbox *sandbox, const struct operation *operation)
 {
 	return bind_over_itself(sandbox, plan_string(&sandbox->plan, operation, 0), 0,
 				operation->values[1]);
 }
 
-int make_read_only(struct sandbox *sandbox, const struct operation *operation)
+int perform_make_read_only(struct sandbox *sandbox, const struct operation *operation)
 {
 	int result = bind_over_itself(sandbox, plan_string(&sandbox->plan, operation, 0),
 				      TREE_RECURSIVE, MOUNT_ATTR_RDONLY);
 	return result < 0 && errno == ENOENT ? 0 : result;
 }
 
-int root_attributes(struct sandbox *sandbox, const struct operation *operation)
+int perform_root_attributes(struct sandbox *sandbox, const struct operation *operation)
 {
 	struct mount_attributes set = {.set = operation->values[0]};
 	CHECK(mount_setattr(sandbox->root_fd, AT_EMPTY_PATH, &set), "mount_setattr");
@@ -213,8 +214,9 @@ int root_attributes(struct sandbox *sandbox, const struct operation *operation)
 }
 
 /* pivot_root, not chroot: a chroot can be left again by whoever holds a directory outside. */
-int pivot(struct sandbox *sandbox)
+int perform_pivot_root(struct sandbox *sandbox, const struct operation *operation)
 {
+	(void)operation;
 	CHECK(fchdir(sandbox->root_fd), "fchdir");
 	CHECK(syscall(SYS_pivot_root, ".", "."), "pivot_root");
 	CHECK(syscall(SYS_umount2, ".", MNT_DETACH), "umount2");

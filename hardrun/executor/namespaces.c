@@ -43,7 +43,7 @@ static int write_map(struct sandbox *sandbox, const char *path, uint64_t inside,
 }
 
 /* Without a subordinate range the kernel takes a gid map only where setgroups is denied. */
-int write_id_map(struct sandbox *sandbox, const struct operation *operation)
+int perform_write_id_map(struct sandbox *sandbox, const struct operation *operation)
 {
 	if (write_map(sandbox, "/proc/self/uid_map", operation->values[0], sandbox->uid) < 0 ||
 	    write_proc(sandbox, "/proc/self/setgroups", "deny", 4) < 0)
@@ -51,22 +51,24 @@ int write_id_map(struct sandbox *sandbox, const struct operation *operation)
 	return write_map(sandbox, "/proc/self/gid_map", operation->values[1], sandbox->gid);
 }
 
-int await_id_maps(struct sandbox *sandbox)
+int perform_await_id_maps(struct sandbox *sandbox, const struct operation *operation)
 {
+	(void)operation;
 	struct message message = {.kind = MESSAGE_MAPS};
 	CHECK(control_send(sandbox->control_fd, &message, -1), "sendmsg");
 	CHECK(control_wait(sandbox->control_fd), "recv");
 	return 0;
 }
 
-int write_sysctl(struct sandbox *sandbox, const struct operation *operation)
+int perform_write_sysctl(struct sandbox *sandbox, const struct operation *operation)
 {
 	const char *value = plan_string(&sandbox->plan, operation, 1);
 	return write_proc(sandbox, plan_string(&sandbox->plan, operation, 0), value, strlen(value));
 }
 
-int loopback_up(struct sandbox *sandbox)
+int perform_loopback_up(struct sandbox *sandbox, const struct operation *operation)
 {
+	(void)operation;
 	struct ifreq request = {.ifr_name = "lo"};
 	int fd, result;
 	CHECK(fd = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0), "socket");
@@ -76,7 +78,7 @@ int loopback_up(struct sandbox *sandbox)
 	return result < 0 ? fail(sandbox, "SIOCSIFFLAGS") : 0;
 }
 
-int set_hostname(struct sandbox *sandbox, const struct operation *operation)
+int perform_set_hostname(struct sandbox *sandbox, const struct operation *operation)
 {
 	const char *name = plan_string(&sandbox->plan, operation, 0);
 	CHECK(sethostname(name, strlen(name)), "sethostname");

@@ -261,7 +261,9 @@ static int conclude(struct parent *parent)
 			plan_operation(&parent->sandbox->plan, parent->failure.operation, &operation);
 		parent->outcome = "internal";
 		parent->started = false;
-		report_failure(parent->sandbox, &parent->failure);
+		/* Who asked for a report reads it there, and once. */
+		if (parent->report_fd < 0)
+			report_failure(parent->sandbox, &parent->failure);
 		if (!operation.type || operation.type->opcode != OP_EXECUTE)
 			return EXIT_REFUSED;
 		return parent->failure.error == ENOENT || parent->failure.error == ENOTDIR
@@ -326,6 +328,17 @@ static void write_report(const struct parent *parent)
 	report_line(fd, "failed_operation", parent->failure.operation, NULL);
 	report_line(fd, "failed_errno", (uint64_t)parent->failure.error, NULL);
 	report_line(fd, "failed_site", 0, parent->failure.site);
+}
+
+/* A start that failed before there was anything to wait for. */
+int parent_refuse(struct sandbox *sandbox, struct streams *streams, const struct failure *failure)
+{
+	struct parent parent = {.sandbox = sandbox, .streams = streams, .failure = *failure};
+	int status;
+	configure(&parent);
+	status = conclude(&parent);
+	write_report(&parent);
+	return status;
 }
 
 int parent_main(struct sandbox *sandbox, struct streams *streams, pid_t init, int pidfd)

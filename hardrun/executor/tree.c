@@ -51,7 +51,7 @@ static int keep_existing(struct sandbox *sandbox, int parent_fd, const char *nam
 	return fail(sandbox, "existing file");
 }
 
-int make_directory(struct sandbox *sandbox, const char *path, mode_t mode)
+static int make_directory(struct sandbox *sandbox, const char *path, mode_t mode)
 {
 	const char *name;
 	int parent_fd = open_parent(sandbox, path, &name), result;
@@ -64,6 +64,12 @@ int make_directory(struct sandbox *sandbox, const char *path, mode_t mode)
 		fail(sandbox, "mkdirat");
 	close(parent_fd);
 	return result;
+}
+
+int perform_make_directory(struct sandbox *sandbox, const struct operation *operation)
+{
+	return make_directory(sandbox, plan_string(&sandbox->plan, operation, 0),
+			      (mode_t)operation->values[1]);
 }
 
 int make_directories(struct sandbox *sandbox, const char *path)
@@ -97,7 +103,7 @@ static int write_all(int fd, struct blob content)
 	return 0;
 }
 
-int make_file(struct sandbox *sandbox, const struct operation *operation)
+int perform_make_file(struct sandbox *sandbox, const struct operation *operation)
 {
 	const char *name;
 	int parent_fd = open_parent(sandbox, plan_string(&sandbox->plan, operation, 0), &name);
@@ -120,7 +126,7 @@ int make_file(struct sandbox *sandbox, const struct operation *operation)
 	return result;
 }
 
-int make_symlink(struct sandbox *sandbox, const struct operation *operation)
+int perform_make_symlink(struct sandbox *sandbox, const struct operation *operation)
 {
 	const char *name;
 	int parent_fd = open_parent(sandbox, plan_string(&sandbox->plan, operation, 0), &name);

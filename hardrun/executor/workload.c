@@ -38,8 +38,9 @@ int workload_main(void *argument)
 	_exit(EXIT_REFUSED);
 }
 
-int new_session(struct sandbox *sandbox)
+int perform_new_session(struct sandbox *sandbox, const struct operation *operation)
 {
+	(void)operation;
 	CHECK(setsid(), "setsid");
 	if (sandbox->terminal_fd < 0)
 		return 0;
@@ -49,14 +50,21 @@ int new_session(struct sandbox *sandbox)
 	return 0;
 }
 
-int set_limit(struct sandbox *sandbox, const struct operation *operation)
+int perform_set_umask(struct sandbox *sandbox, const struct operation *operation)
+{
+	(void)sandbox;
+	umask((mode_t)operation->values[0]);
+	return 0;
+}
+
+int perform_set_limit(struct sandbox *sandbox, const struct operation *operation)
 {
 	struct rlimit limit = {.rlim_cur = operation->values[1], .rlim_max = operation->values[2]};
 	CHECK(setrlimit((int)operation->values[0], &limit), "setrlimit");
 	return 0;
 }
 
-int change_directory(struct sandbox *sandbox, const struct operation *operation)
+int perform_change_directory(struct sandbox *sandbox, const struct operation *operation)
 {
 	const char *path = plan_string(&sandbox->plan, operation, 0);
 	char current[PATH_MAX];
@@ -72,7 +80,7 @@ int change_directory(struct sandbox *sandbox, const struct operation *operation)
 }
 
 /* The descriptor of our own procfs: a name in /proc could be somebody else's (CVE-2019-16884). */
-int set_exec_label(struct sandbox *sandbox, const struct operation *operation)
+int perform_set_exec_label(struct sandbox *sandbox, const struct operation *operation)
 {
 	const char *module = plan_string(&sandbox->plan, operation, 0);
 	const char *label = plan_string(&sandbox->plan, operation, 1);
@@ -88,13 +96,14 @@ int set_exec_label(struct sandbox *sandbox, const struct operation *operation)
 	return written == (ssize_t)strlen(label) ? 0 : fail(sandbox, "write");
 }
 
-int close_descriptors(struct sandbox *sandbox)
+int perform_close_descriptors(struct sandbox *sandbox, const struct operation *operation)
 {
+	(void)operation;
 	CHECK(close_descriptor_range(3, ~0u), "close_range");
 	return 0;
 }
 
-int load_seccomp(struct sandbox *sandbox, const struct operation *operation)
+int perform_load_seccomp(struct sandbox *sandbox, const struct operation *operation)
 {
 	struct blob blob = plan_blob(&sandbox->plan, operation, 0);
 	struct filter_program program = {.length = (uint16_t)(blob.size / 8), .filter = blob.data};
@@ -135,7 +144,7 @@ static int search(const struct sandbox *sandbox, const char *name, const char *d
 	return error;
 }
 
-int execute(struct sandbox *sandbox, const struct operation *operation)
+int perform_execute(struct sandbox *sandbox, const struct operation *operation)
 {
 	const char *path = plan_string(&sandbox->plan, operation, 0);
 	if (strchr(path, '/'))

@@ -7,8 +7,23 @@ import errno
 import re
 import sys
 
-from hardrun.plan.format import HEADER, MAGIC, MAXIMUM_OPERATIONS, MAXIMUM_SIZE, TRAILER, TRAILER_MAGIC
-from hardrun.plan.schema import OPERATIONS, VERSION, OperationType, Phase, StandardIO, Unsafe, schema_id
+from hardrun.plan.format import (
+    HEADER,
+    MAGIC,
+    MAXIMUM_OPERATIONS,
+    MAXIMUM_SIZE,
+    TRAILER,
+    TRAILER_MAGIC,
+)
+from hardrun.plan.schema import (
+    OPERATIONS,
+    VERSION,
+    OperationType,
+    Phase,
+    StandardIO,
+    Unsafe,
+    schema_id,
+)
 
 _PLACE = re.compile(r"\{(\w+)(?::#?([xo]))?\}")
 
@@ -23,6 +38,16 @@ def _sentence(operation: OperationType) -> str:
         return f"%{match[2] or ('s' if kind.name == 'STRING' else 'd')}{index}"
 
     return _PLACE.sub(conversion, operation.sentence)
+
+
+def _is_performed(operation: OperationType) -> bool:
+    """Whether the sandbox performs it; the others are data that the parent reads."""
+    return operation.phase is Phase.INIT or (operation.phase is Phase.WORKLOAD
+                                             and operation.rank > 0)
+
+
+def _function(operation: OperationType) -> str:
+    return f"perform_{operation.name}"
 
 
 def _members(prefix: str, kind: type[enum.IntEnum] | type[enum.IntFlag]) -> list[str]:
@@ -61,6 +86,10 @@ def header() -> str:
         "enum opcode {",
         *(f"\tOP_{o.name.upper()} = {o.opcode}," for o in OPERATIONS),
         "};",
+        "struct sandbox;",
+        "struct operation;",
+        *(f"int {_function(o)}(struct sandbox *sandbox, const struct operation *operation);"
+          for o in OPERATIONS if _is_performed(o)),
         "struct operation_type {",
         "\tuint16_t opcode;",
         "\tuint8_t phase, rank, once, arguments;",
@@ -74,6 +103,9 @@ def header() -> str:
         kinds = ", ".join(str(int(a.kind)) for a in o.arguments) or "0"
         lines.append(f"\t{{{o.opcode}, {int(o.phase)}, {o.rank}, {int(o.once)}, "
                      f'{len(o.arguments)}, {{{kinds}}}, "{_sentence(o)}"}},')
+    lines += ["};", "#endif", "#ifdef PERFORMER_TABLE",
+              "static int (*const performers[])(struct sandbox *, const struct operation *) = {"]
+    lines += [f"\t[OP_{o.name.upper()}] = {_function(o)}," for o in OPERATIONS if _is_performed(o)]
     lines += ["};", "#endif", "#ifdef ERRNO_TABLE", "static const char *const errno_names[] = {"]
     lines += [f'\t[{number}] = "{name}",' for number, name in sorted(errno.errorcode.items())]
     return "\n".join([*lines, "};", "#endif", "#endif", ""])
