@@ -80,11 +80,11 @@ def place(value: Any, control: str, places: Places) -> Any:
         return value
     paths: set[str] = set()
     for path in value:
-        token, slash, rest = path.partition("/")
-        directory = {"$workdir": places.workdir, "$HOME": places.home}.get(token)
+        first, slash, rest = path.partition("/")
+        directory = {"$workdir": places.workdir, "$HOME": places.home}.get(first)
         if directory is None:
             paths.add(path)
-        elif token != "$workdir" or not below(places.home, directory):
+        elif first == "$HOME" or not below(places.home, directory):
             paths.add(directory.rstrip("/") + slash + rest or "/")
     return BY_ID[control].meet(frozenset(paths), BY_ID[control].loosest)
 

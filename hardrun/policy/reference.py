@@ -31,6 +31,32 @@ _ORDERS: tuple[tuple[type[Any], str], ...] = (
     (orders.Obligations, "more of them"),
 )
 
+_LAWS = """\
+## How a value is decided
+
+A policy bounds what it mentions and nothing else. Those apply that were named with `--policy`
+(`untrusted` if none was) and those whose `match` holds; a name that stands in several layers means
+all of them. Policies that are run under must together bound what keeps a command in:
+`within: [contained]` does.
+
+1. What is granted is within the bounds of every policy that applies, for every control. What is
+   enforced differs from it only where the Decision says so, and `host:` can forbid that.
+2. The order of layers and files does not matter. One more policy never loosens anything. Without a
+   request nothing is looser than bounds and defaults.
+3. A request beyond a bound is refused, never clipped, and every control at fault is named with its
+   lines. A default beyond a bound is clipped, and that is recorded.
+4. Every control is enforced, replaced or degraded, with the layers and the reason.
+5. The same inputs give the same digest.
+6. `hardrun policy diff` answers by the same order.
+7. Without any policy nothing is bounded.
+
+A request is granted exactly. Only `--env` adds to what is taken over anyway. A policy that bounds
+a control and names no default gives what the column *unasked* says, within its bounds.
+
+In paths `~` and `$HOME` are the caller's home and `$workdir` the directory that hardrun is started
+in, unless that is the home or above it: then it is nothing. A path stands for all below it, `any`
+for every path, and the known ways out at the end of this page are left out of each."""
+
 
 def controls_schema() -> dict[str, Any]:
     """The JSON schema of a section of controls: every field of the registry, nested."""
@@ -110,7 +136,7 @@ def page() -> str:
                          (TestItem, "tests")):
         lines += ["", f"## `{title}`", "", " ".join((model.__doc__ or "").split()), "",
                   *_fields(model)]
-    lines += ["", "## Controls", "",
+    lines += ["", *_LAWS.splitlines(), "", "## Controls", "",
               "What `bounds`, `defaults`, `grant`, `request` and `granted` are made of. *Unasked*"
               " is what a policy grants that bounds the control and names no default.", "",
               *_table(("field", "values", "stricter is", "unasked", "meaning"), [

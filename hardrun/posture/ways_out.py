@@ -80,7 +80,7 @@ _SEEN: Mapping[str, str] = {
     "/var/run": "what /run has",
     "/var/lib/docker": "images and containers of the engine",
     "/var/lib/containers": "images and containers of the engine",
-    "/tmp/.X11-unix": "the display: key strokes and windows",
+    "/tmp/.X11-unix": "the display: key strokes and windows",  # nosec B108 - refused, not used
     "/etc/shadow": "password hashes",
     "/etc/gshadow": "password hashes",
     "/etc/sudoers": "who may become root",

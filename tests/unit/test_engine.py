@@ -128,8 +128,8 @@ def test_policies_apply_by_label_trust_command_user_and_group() -> None:
         site = policy("site", bounds, chosen=False, match=match)
         decision = decide(workload(**changes), [*UNTRUSTED, site], facts())
         assert decision.policies == ("site", "untrusted"), match
-    for match in ({"trust": "low"}, {"labels": {"team": "b"}}, {"command": "ruby"}, None):
-        site = policy("site", bounds, chosen=False, match=match)
+    for other in ({"trust": "low"}, {"labels": {"team": "b"}}, {"command": "ruby"}, None):
+        site = policy("site", bounds, chosen=False, match=other)
         assert decide(workload(), [*UNTRUSTED, site], facts()).policies == ("untrusted",)
 
 

@@ -1,4 +1,4 @@
-"""Every control: what it parses, what it refuses, how it is enforced on hosts that lack something."""
+"""Every control: what it parses, what it refuses, how hosts enforce it that lack something."""
 
 from __future__ import annotations
 
