@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 
 from hardrun.errors import BadInput
@@ -42,8 +43,9 @@ class Load(NamedTuple):
     mask: int
 
 
-class WordTest(NamedTuple):
-    """An atom, or half of one, over 32 bits: what a jump instruction can do."""
+@dataclass(frozen=True, eq=False)
+class WordTest:
+    """An atom, or half of one, over 32 bits: what a jump instruction can do. Made once."""
 
     load: Load
     jump: int
@@ -76,7 +78,8 @@ class _Writer:
     def __init__(self) -> None:
         self.reversed: list[Instruction] = []
         self.labels: dict[tuple[Code, Load | None], int] = {}
-        self.words: dict[tuple[Abi, Node], Code] = {}
+        self.lowered: dict[tuple[Abi, Node], Code] = {}
+        self.words: dict[tuple[Load, int, int, Code, Code], WordTest] = {}
 
     def emit(self, code: int, k: int, jt: int = 0, jf: int = 0) -> int:
         self.reversed.append(Instruction(code, jt, jf, k))
@@ -100,9 +103,10 @@ class _Writer:
         if isinstance(node, Leaf) or held != node.load:
             held = None
         label = self.labels.get((node, held))
-        if label is not None and len(self.reversed) - label <= _REACH:
+        near = label is not None and len(self.reversed) - label <= _REACH
+        if label is not None and (near or not isinstance(node, Leaf)):
             return label
-        if isinstance(node, Leaf):
+        if isinstance(node, Leaf):  # a return is repeated where the last one is out of reach
             label = self.emit(_RET, node.action)
         else:
             no = self.code(node.no, node.load)
@@ -134,10 +138,33 @@ class _Writer:
         """A decision tree over the ABI's arguments as tests of 32-bit words."""
         if isinstance(node, Leaf):
             return node
-        if (done := self.words.get((abi, node))) is None:
+        if (done := self.lowered.get((abi, node))) is None:
             yes, no = self.lower(abi, node.yes), self.lower(abi, node.no)
-            done = self.words[abi, node] = _words(abi, node.atom, yes, no)
+            done = self.lowered[abi, node] = self.split(abi, node.atom, yes, no)
         return done
+
+    def word(self, load: Load, jump: int, value: int, yes: Code, no: Code) -> WordTest:
+        fields = (load, jump, value, yes, no)
+        return self.words.setdefault(fields, WordTest(*fields))
+
+    def split(self, abi: Abi, atom: Atom, yes: Code, no: Code) -> Code:
+        """A 64-bit comparison by halves; a half that no bit counts in is left out."""
+        offset = _ARGUMENTS + 8 * atom.argument
+        low_offset, high_offset = (offset + 4, offset) if abi.big_endian else (offset, offset + 4)
+        low, high = Load(low_offset, atom.mask & _WORD), Load(high_offset, atom.mask >> 32)
+        low_value, high_value = atom.value & _WORD, atom.value >> 32
+        jump = {"==": _JEQ, ">": _JGT, ">=": _JGE}[atom.operator]
+        below = self.word(low, jump, low_value, yes, no) if low.mask else None
+        if not high.mask:
+            if below is None:
+                raise AssertionError(f"an atom without bits: {atom}")
+            return below
+        if atom.operator == "==":
+            return self.word(high, _JEQ, high_value, below or yes, no)
+        if below is None:
+            return self.word(high, jump, high_value, yes, no)
+        equal = self.word(high, _JEQ, high_value, below, no)
+        return self.word(high, _JGT, high_value, yes, equal)
 
     def finish(self, *, big_endian: bool) -> bytes:
         if len(self.reversed) > MAXIMUM_INSTRUCTIONS:
@@ -147,23 +174,3 @@ class _Writer:
             )
         record = struct.Struct(">HBBI" if big_endian else "<HBBI")
         return b"".join(record.pack(*instruction) for instruction in reversed(self.reversed))
-
-
-def _words(abi: Abi, atom: Atom, yes: Code, no: Code) -> Code:
-    """A 64-bit comparison by halves; a half that no bit counts in is left out."""
-    offset = _ARGUMENTS + 8 * atom.argument
-    low_offset, high_offset = (offset + 4, offset) if abi.big_endian else (offset, offset + 4)
-    low, high = Load(low_offset, atom.mask & _WORD), Load(high_offset, atom.mask >> 32)
-    low_value, high_value = atom.value & _WORD, atom.value >> 32
-    jump = {"==": _JEQ, ">": _JGT, ">=": _JGE}[atom.operator]
-    below = WordTest(low, jump, low_value, yes, no) if low.mask else None
-    if not high.mask:
-        if below is None:
-            raise AssertionError(f"an atom without bits: {atom}")
-        return below
-    if atom.operator == "==":
-        return WordTest(high, _JEQ, high_value, below or yes, no)
-    if below is None:
-        return WordTest(high, jump, high_value, yes, no)
-    equal = WordTest(high, _JEQ, high_value, below, no)
-    return WordTest(high, _JGT, high_value, yes, equal)

@@ -64,7 +64,8 @@ def build(
     resolved = resolve(profiles, context)
     check_needed(resolved)
     abis = [ABIS[name] for name in _open_abis(resolved)]
-    program = assemble([(abi, list(_ranges(resolved, abi))) for abi in abis])
+    forest = decision.Forest()
+    program = assemble([(abi, list(_ranges(forest, resolved, abi))) for abi in abis])
     check(program, resolved)
     return program
 
@@ -74,9 +75,9 @@ def check_needed(resolved: Sequence[Resolved]) -> None:
     native = ABIS[resolved[0].context.architecture]
     for name in NEEDED:
         number = tables.numbers(native.name)[name]
-        if not any(actions.permits(a) for a in answers(_tree(resolved, native, number))):
-            files = [p.profile for p in resolved if _denies(p, native, number)]
-            culprit = ", ".join(p.file for p in files) or "the profiles together"
+        if _deny(resolved, native, number):
+            files = [p.profile.file for p in resolved if _deny([p], native, number)]
+            culprit = ", ".join(files) or "the profiles together"
             raise BadInput(
                 f"seccomp: {culprit}: denies {name}, which every program needs",
                 hint=f"allow {', '.join(NEEDED)}",
@@ -85,9 +86,17 @@ def check_needed(resolved: Sequence[Resolved]) -> None:
 
 def answers(node: decision.Node) -> frozenset[int]:
     """Every action that a decision tree can end in."""
-    if isinstance(node, decision.Leaf):
-        return frozenset((node.action,))
-    return answers(node.yes) | answers(node.no)
+    found: set[int] = set()
+    seen: set[decision.Node] = set()
+    ahead = [node]
+    while ahead:
+        node = ahead.pop()
+        if isinstance(node, decision.Leaf):
+            found.add(node.action)
+        elif node not in seen:
+            seen.add(node)
+            ahead += (node.yes, node.no)
+    return frozenset(found)
 
 
 def check(program: bytes, resolved: Sequence[Resolved]) -> None:
@@ -123,17 +132,20 @@ def _open_abis(resolved: Sequence[Resolved]) -> tuple[str, ...]:
     return tuple(abi for abi in first.abis if all(abi in other.abis for other in others))
 
 
-def _tree(resolved: Iterable[Resolved], abi: Abi, number: int) -> decision.Node:
+def _tree(
+    forest: decision.Forest, resolved: Iterable[Resolved], abi: Abi, number: int
+) -> decision.Node:
     states = [decision.state(p.rules(abi, number), p.default) for p in resolved]
     # Sorted, so that the program does not depend on the order of the profiles.
-    return decision.tree(sorted(states))
+    return forest.tree(sorted(states))
 
 
-def _denies(profile: Resolved, abi: Abi, number: int) -> bool:
-    return not any(actions.permits(a) for a in answers(_tree([profile], abi, number)))
+def _deny(resolved: Sequence[Resolved], abi: Abi, number: int) -> bool:
+    node = _tree(decision.Forest(), resolved, abi, number)
+    return not any(actions.permits(action) for action in answers(node))
 
 
-def _ranges(resolved: Sequence[Resolved], abi: Abi) -> Iterable[Range]:
+def _ranges(forest: decision.Forest, resolved: Sequence[Resolved], abi: Abi) -> Iterable[Range]:
     """The whole 32-bit range of numbers, as ranges of one decision each."""
     known = sorted(tables.names(abi.name))
     starts = {0, *known, *(number + 1 for number in known)}
@@ -141,7 +153,7 @@ def _ranges(resolved: Sequence[Resolved], abi: Abi) -> Iterable[Range]:
         starts |= {tables.X32_SYSCALL_BIT, tables.SKIPPED}
     previous: decision.Node | None = None
     for start in sorted(starts):
-        node = _tree(resolved, abi, start)
+        node = _tree(forest, resolved, abi, start)
         if node != previous:
             yield Range(start, node)
         previous = node

@@ -8,14 +8,16 @@ action: no order of rules, no rule shadowed by another, and one program however 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 
 from hardrun.errors import BadInput
 from hardrun.kernel.seccomp import actions
 from hardrun.kernel.seccomp.rules import Comparison, Rule
 
-# Real profiles need a few dozen tests for a call; what reaches this is not a policy.
-MAXIMUM_NODES = 2000
+# Real profiles need a few dozen tests for a call; what reaches this is not a policy. The walks over
+# a tree are recursive, and this keeps them shallow.
+MAXIMUM_NODES = 700
 
 
 class Atom(NamedTuple):
@@ -33,8 +35,9 @@ class Leaf(NamedTuple):
     action: int
 
 
-class Test(NamedTuple):
-    """Where to go on, by the truth of an atom."""
+@dataclass(frozen=True, eq=False)
+class Test:
+    """Where to go on, by the truth of an atom. Made once by a Forest, so equal is identical."""
 
     atom: Atom
     yes: Node
@@ -98,30 +101,39 @@ def state(rules: Iterable[Rule], default: int) -> State:
     return _absorb(default, matched=False, rules=pending, known=None)
 
 
-def tree(states: Sequence[State], settle: Settle | None = None) -> Node:
-    """The decision tree of several profiles about one call.
+class Forest:
+    """Decision trees that share their equal parts: what is shared is compiled once."""
 
-    ``settle`` ends a branch early; without one the leaves are what the profiles together answer.
-    BadInput if the rules are too entangled to be a tree of reasonable size.
-    """
-    known: dict[tuple[State, ...], Node] = {}
-    end = settle or strictest_of
+    def __init__(self) -> None:
+        self._tests: dict[tuple[Atom, Node, Node], Test] = {}
 
-    def grow(now: tuple[State, ...]) -> Node:
-        if (done := known.get(now)) is not None:
-            return done
-        if len(known) > MAXIMUM_NODES:
-            raise BadInput("seccomp: the rules for one call compare too many arguments to combine")
-        node: Node | None = end(now)
-        if node is None:
-            atom = min(item.atom for s in now for rule in s.pending for item in rule.literals)
-            yes = grow(tuple(assume(s, atom, truth=True) for s in now))
-            no = grow(tuple(assume(s, atom, truth=False) for s in now))
-            node = yes if yes == no else Test(atom, yes, no)
-        known[now] = node
-        return node
+    def tree(self, states: Sequence[State], settle: Settle | None = None) -> Node:
+        """The decision tree of several profiles about one call.
 
-    return grow(tuple(states))
+        ``settle`` ends a branch early; without one the leaves are what the profiles together
+        answer. BadInput if the rules are too entangled to be a tree of reasonable size.
+        """
+        known: dict[tuple[State, ...], Node] = {}
+        end = settle or strictest_of
+
+        def grow(now: tuple[State, ...]) -> Node:
+            if (done := known.get(now)) is not None:
+                return done
+            if len(known) > MAXIMUM_NODES:
+                raise BadInput("seccomp: the rules for one call compare too much to combine")
+            node: Node | None = end(now)
+            if node is None:
+                atom = min(i.atom for s in now for rule in s.pending for i in rule.literals)
+                yes = grow(tuple(assume(s, atom, truth=True) for s in now))
+                no = grow(tuple(assume(s, atom, truth=False) for s in now))
+                node = yes if yes == no else self._test(atom, yes, no)
+            known[now] = node
+            return node
+
+        return grow(tuple(states))
+
+    def _test(self, atom: Atom, yes: Node, no: Node) -> Test:
+        return self._tests.setdefault((atom, yes, no), Test(atom, yes, no))
 
 
 def strictest_of(now: tuple[State, ...]) -> Leaf | None:

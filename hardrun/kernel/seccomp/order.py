@@ -115,7 +115,7 @@ def _at_most(a: Resolved, b: Resolved, abi: Abi, name: str) -> bool:
         return True
     states = (decision.state(mine, a.default), decision.state(theirs, b.default))
     try:
-        return decision.tree(states, _settle) == _AT_MOST
+        return decision.Forest().tree(states, _settle) == _AT_MOST
     except BadInput:  # too entangled to tell
         return False
 
