@@ -11,15 +11,7 @@
 
 static int refuse(const char *problem, int error)
 {
-	struct text text = {.size = 0};
-	text_add(&text, "hardrun: ");
-	text_add(&text, problem);
-	if (error) {
-		text_add(&text, ": ");
-		text_errno(&text, error);
-	}
-	text_add(&text, "\n");
-	text_write(&text, STDERR_FILENO);
+	tell(problem, error);
 	return EXIT_REFUSED;
 }
 

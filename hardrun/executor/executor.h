@@ -107,6 +107,7 @@ void text_escape(struct text *text, const char *string, size_t size);
 void text_number(struct text *text, uint64_t value, unsigned base);
 void text_errno(struct text *text, int error);
 void text_write(const struct text *text, int fd);
+void tell(const char *problem, int error);
 bool parse_number(const char **cursor, uint64_t *value);
 
 /* image.c */

@@ -46,9 +46,6 @@ static int new_tmpfs(struct sandbox *sandbox, uint64_t size, uint64_t inodes, mo
 	text_number(&size_text, size, 10);
 	text_number(&inodes_text, inodes, 10);
 	text_number(&mode_text, mode, 8);
-	size_text.data[size_text.size] = 0;
-	inodes_text.data[inodes_text.size] = 0;
-	mode_text.data[mode_text.size] = 0;
 	struct option options[] = {{"size", size_text.data}, {"nr_inodes", inodes_text.data},
 				   {"mode", mode_text.data}, {NULL, NULL}};
 	return new_filesystem(sandbox, "tmpfs", options, attributes);

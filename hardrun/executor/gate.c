@@ -5,7 +5,6 @@
  */
 #include "executor.h"
 
-#include <poll.h>
 #include <signal.h>
 #include <string.h>
 #include <sys/ptrace.h>
@@ -60,7 +59,6 @@ static int run_helper(const struct sandbox *sandbox, const struct operation *ope
 	size_t count = 2;
 	int status;
 	text_number(&number, (uint64_t)init, 10);
-	number.data[number.size] = 0;
 	argv[1] = number.data;
 	for (const char *at = map.data; at < map.data + map.size && count < 33;) {
 		argv[count++] = at;

@@ -57,17 +57,22 @@ void reset_signals(void)
 		syscall(SYS_rt_sigaction, number, by_default, NULL, sizeof(uint64_t));
 }
 
-static int take_standard_descriptors(struct sandbox *sandbox)
+/* Nothing of the host stays open in a process that the workload can see (CVE-2024-21626). */
+static int close_all_but_control(struct sandbox *sandbox, unsigned first)
 {
 	unsigned control = (unsigned)sandbox->control_fd;
+	if (control > first)
+		CHECK(close_descriptor_range(first, control - 1), "close_range");
+	CHECK(close_descriptor_range(control + 1, ~0u), "close_range");
+	return 0;
+}
+
+static int take_standard_descriptors(struct sandbox *sandbox)
+{
 	for (int fd = 0; fd < 3; fd++)
 		if (sandbox->standard_fds[fd] != fd && dup2(sandbox->standard_fds[fd], fd) < 0)
 			return fail(sandbox, "dup2");
-	/* Nothing of the host stays open in a process that the workload can see (CVE-2024-21626). */
-	if (control > 3)
-		CHECK(close_descriptor_range(3, control - 1), "close_range");
-	CHECK(close_descriptor_range(control + 1, ~0u), "close_range");
-	return 0;
+	return close_all_but_control(sandbox, 3);
 }
 
 /*
@@ -152,13 +157,7 @@ _Noreturn void init_main(struct sandbox *sandbox)
 		record_failure(sandbox, errno);
 		give_up(sandbox);
 	}
-	close_descriptor_range(0, 2);
-	if (sandbox->terminal_fd >= 0)
-		close(sandbox->terminal_fd);
-	if (sandbox->root_fd >= 0)
-		close(sandbox->root_fd);
-	if (sandbox->proc_fd >= 0)
-		close(sandbox->proc_fd);
+	close_all_but_control(sandbox, 0);
 	if (!sandbox->failure->set)
 		control_send(sandbox->control_fd, &started, -1);
 	supervise(sandbox, workload);

@@ -38,7 +38,5 @@ int perform_landlock_restrict(struct sandbox *sandbox, const struct operation *o
 {
 	(void)operation;
 	CHECK(syscall(NR_LANDLOCK_RESTRICT_SELF, sandbox->ruleset_fd, 0), "landlock_restrict_self");
-	close(sandbox->ruleset_fd);
-	sandbox->ruleset_fd = -1;
-	return 0;
+	return close(sandbox->ruleset_fd);
 }

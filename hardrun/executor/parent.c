@@ -243,16 +243,6 @@ static bool cpu_limit_reached(const struct parent *parent)
 	       used / 1000 + 20 >= parent->cpu_limit;
 }
 
-/* Captured output is the workload's alone; a person at a terminal is told why it ended. */
-static void tell_end(const char *outcome)
-{
-	struct text text = {.size = 0};
-	text_add(&text, "hardrun: the sandbox was ended: ");
-	text_add(&text, outcome);
-	text_add(&text, "\n");
-	text_write(&text, STDERR_FILENO);
-}
-
 static int conclude(struct parent *parent)
 {
 	struct operation operation = {.type = NULL};
@@ -270,8 +260,9 @@ static int conclude(struct parent *parent)
 			       ? EXIT_NOT_FOUND : EXIT_NOT_EXECUTABLE;
 	}
 	if (parent->outcome) {
+		/* Captured output is the workload's alone; a person is told why it ended. */
 		if (isatty(STDERR_FILENO))
-			tell_end(parent->outcome);
+			tell(parent->outcome, 0);
 		return strcmp(parent->outcome, "timeout") ? 128 + SIGKILL : EXIT_TIMEOUT;
 	}
 	if (!parent->finished) {
@@ -301,14 +292,10 @@ static void report_line(int fd, const char *key, uint64_t value, const char *str
 	text_write(&text, fd);
 }
 
-static uint64_t larger(uint64_t a, uint64_t b)
-{
-	return a > b ? a : b;
-}
-
 static void write_report(const struct parent *parent)
 {
 	int fd = parent->report_fd, status = parent->status;
+	uint64_t user = cpu_us(&parent->usage.ru_utime), system = cpu_us(&parent->usage.ru_stime);
 	if (fd < 0)
 		return;
 	report_line(fd, "outcome", 0, parent->outcome);
@@ -316,10 +303,9 @@ static void write_report(const struct parent *parent)
 	report_line(fd, "status", (uint64_t)(WIFEXITED(status) ? WEXITSTATUS(status)
 							       : WTERMSIG(status)), NULL);
 	report_line(fd, "wall_ms", now_ms() - parent->begun, NULL);
-	report_line(fd, "user_us", larger(cpu_us(&parent->usage.ru_utime), parent->sample.user_us),
-		    NULL);
+	report_line(fd, "user_us", user > parent->sample.user_us ? user : parent->sample.user_us, NULL);
 	report_line(fd, "system_us",
-		    larger(cpu_us(&parent->usage.ru_stime), parent->sample.system_us), NULL);
+		    system > parent->sample.system_us ? system : parent->sample.system_us, NULL);
 	report_line(fd, "max_rss_kib", (uint64_t)parent->usage.ru_maxrss, NULL);
 	report_line(fd, "output_bytes", parent->streams->bytes, NULL);
 	report_line(fd, "truncated", parent->streams->truncated, NULL);

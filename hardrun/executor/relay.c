@@ -33,43 +33,38 @@ static bool same_file(int a, int b)
 /*
  * The workload can open its end of a pipe anew through /proc and empty or fill it between poll(2)
  * and what follows: a parent that blocked then would keep no time-out any more. The flag belongs
- * to the parent's open file description, which the workload can't reach.
+ * to the parent's open file description, which the workload can't reach. `child_end` is 0 for a
+ * pipe to the workload, 1 for one from it.
  */
-static int set_nonblocking(int fd)
+static int open_pipe(int *kept_fd, int *child_fd, int child_end)
 {
-	return fcntl(fd, F_SETFL, O_NONBLOCK);
+	int pipe_fds[2];
+	if (pipe2(pipe_fds, O_CLOEXEC) < 0 ||
+	    fcntl(pipe_fds[!child_end], F_SETFL, O_NONBLOCK) < 0)
+		return -1;
+	*kept_fd = pipe_fds[!child_end];
+	*child_fd = pipe_fds[child_end];
+	return 0;
 }
 
 static int open_output(struct relay *relay, int to_fd, int *child_fd)
 {
-	int pipe_fds[2];
-	if (pipe2(pipe_fds, O_CLOEXEC) < 0 || set_nonblocking(pipe_fds[0]) < 0)
-		return -1;
-	relay->from_fd = pipe_fds[0];
 	relay->to_fd = to_fd;
 	relay->ended = false;
-	*child_fd = pipe_fds[1];
-	return 0;
+	return open_pipe(&relay->from_fd, child_fd, 1);
 }
 
 static int open_input(struct streams *streams, bool interactive)
 {
-	int pipe_fds[2];
-	if (!isatty(STDIN_FILENO)) {
-		streams->child_fds[0] = STDIN_FILENO;
+	if (!isatty(STDIN_FILENO))
 		return 0;
-	}
 	if (!interactive) {
 		streams->child_fds[0] = open("/dev/null", O_RDONLY | O_CLOEXEC);
-		return streams->child_fds[0] < 0 ? -1 : 0;
+		return streams->child_fds[0];
 	}
-	if (pipe2(pipe_fds, O_CLOEXEC) < 0 || set_nonblocking(pipe_fds[1]) < 0)
-		return -1;
 	streams->input.from_fd = STDIN_FILENO;
-	streams->input.to_fd = pipe_fds[1];
 	streams->input.ended = false;
-	streams->child_fds[0] = pipe_fds[0];
-	return 0;
+	return open_pipe(&streams->input.to_fd, &streams->child_fds[0], 0);
 }
 
 int streams_open(struct sandbox *sandbox, struct streams *streams)

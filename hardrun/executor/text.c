@@ -6,11 +6,10 @@
 
 void text_add(struct text *text, const char *string)
 {
-	size_t size = strlen(string), room = sizeof text->data - text->size;
-	if (size > room)
-		size = room;
+	size_t size = strnlen(string, sizeof text->data - 1 - text->size);
 	memcpy(text->data + text->size, string, size);
 	text->size += size;
+	text->data[text->size] = 0;
 }
 
 /* Paths and names are the caller's: an escape sequence in one must not reach a terminal. */
@@ -60,6 +59,19 @@ void text_write(const struct text *text, int fd)
 			return;
 		done += (size_t)size;
 	}
+}
+
+/* One line on standard error: "hardrun: problem: ERRNO". */
+void tell(const char *problem, int error)
+{
+	struct text text = {.size = 0};
+	text_add(&text, "hardrun: ");
+	text_add(&text, problem);
+	text_add(&text, error ? ": " : "");
+	if (error)
+		text_errno(&text, error);
+	text_add(&text, "\n");
+	text_write(&text, STDERR_FILENO);
 }
 
 /* Reads decimal digits at *cursor after blanks and moves it behind them. */

@@ -30,7 +30,6 @@ static ssize_t read_file(pid_t pid, const char *name, const char *last, char *bu
 		text_add(&path, last);
 		text_add(&path, "/children");
 	}
-	path.data[path.size] = 0;
 	fd = open(path.data, O_RDONLY | O_CLOEXEC);
 	if (fd < 0)
 		return -1;
@@ -61,7 +60,6 @@ static void add_children_of_threads(struct walk *walk, pid_t pid)
 	text_add(&path, "/proc/");
 	text_number(&path, (uint64_t)pid, 10);
 	text_add(&path, "/task");
-	path.data[path.size] = 0;
 	fd = open(path.data, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 	if (fd < 0)
 		return;
