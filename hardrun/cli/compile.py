@@ -44,7 +44,7 @@ def write_program(path: str, data: bytes) -> None:
         try:
             with open(descriptor, "wb") as file:
                 file.write(data)
-                os.fchmod(file.fileno(), 0o755)
+                os.fchmod(file.fileno(), 0o755)  # nosec B103 - a program, for all
             os.replace(temporary, path)
         except BaseException:
             os.unlink(temporary)

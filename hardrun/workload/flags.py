@@ -61,20 +61,16 @@ def from_flags(
     along which ``toolchain`` names are found. Relative paths start at ``caller_directory``.
     Raises BadInput, in one line that names flag, value and what to do.
     """
-    if not argv or not argv[0]:
-        raise BadInput("no command given", hint="hardrun run [options] -- CMD ARG...")
-    for word in argv:
-        _no_nul(word, "argument")
+    _check_command(argv)
     mounts = [_grant("ro", text, caller_directory) for text in ro]
     mounts += [_grant("rw", text, caller_directory) for text in rw]
     mounts += [_tmpfs(text, caller_directory) for text in tmpfs]
-    links: dict[str, str] = {}
-    for command in toolchain:
-        found = toolchains.resolve(command, search_path=search_path, home=home,
-                                   directory=caller_directory)
-        mounts += [Mount(access="ro", source=path, destination=path,
-                         origin=f"--toolchain {command}") for path in found.paths]
-        links.update(found.links)
+    found = [(command, toolchains.resolve(command, search_path=search_path, home=home,
+                                          directory=caller_directory)) for command in toolchain]
+    mounts += [Mount(access="ro", source=path, destination=path, origin=f"--toolchain {command}")
+               for command, installation in found for path in installation.paths]
+    links = {name: target for _, installation in found
+             for name, target in installation.links.items()}
     if workdir is not None:
         workdir = _absolute(workdir, caller_directory, "--workdir")
     return Workload(
@@ -97,6 +93,13 @@ def from_flags(
         interactive=interactive,
         origins={f"limits.{name}": LIMITS[name][0] for name in limits or {}},
     )
+
+
+def _check_command(argv: Sequence[str]) -> None:
+    if not argv or not argv[0]:
+        raise BadInput("no command given", hint="hardrun run [options] -- CMD ARG...")
+    for word in argv:
+        _no_nul(word, "argument")
 
 
 def split_destination(text: str) -> tuple[str, str | None]:

@@ -84,7 +84,7 @@ def test_a_nested_grant_comes_after_the_one_around_it(tmp_path: Path) -> None:
 
 def test_a_grant_beneath_another_needs_a_mount_point_in_it(tmp_path: Path) -> None:
     with pytest.raises(BadInput, match="no such directory") as caught:
-        view_of(rw=[f"{tmp_path}:/work"], ro=["/usr/bin:/work/not/there"])
+        view_of(rw=[f"{tmp_path}:/project"], ro=["/usr/bin:/project/not/there"])
     assert caught.value.hint
 
 
