@@ -9,16 +9,14 @@ import re
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
 import click
 
 from hardrun.cli.main import group
 from hardrun.data import data_directory
 from hardrun.plan.schema import OPERATIONS, Unsafe
-from hardrun.policy.document import PolicyDocument
 from hardrun.policy.load import read_builtin
-from hardrun.posture.registry import CONTROLS
+from hardrun.policy.reference import page
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 _PART = re.compile(r"(<!-- generated: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
@@ -89,43 +87,15 @@ def policies() -> Iterator[str]:
         yield _row(f"`{policy.name}`", policy.description)
 
 
-def _shown(control: Any, value: Any) -> str:
-    text: str = control.show(value)
-    return text if len(text) <= 80 else text[:77] + "…"
-
-
-def controls() -> Iterator[str]:
-    """A row for each control: its values' ends."""
-    yield _row("control", "what it is", "loosest", "default")
-    yield _row(*["---"] * 4)
-    for control in CONTROLS:
-        yield _row(f"`{control.id}`", control.title, _shown(control, control.loosest),
-                   _shown(control, control.default))
-
-
-def _fields(schema: Mapping[str, Any], prefix: str,
-            definitions: Mapping[str, Any]) -> Iterator[str]:
-    for name, field in schema.get("properties", {}).items():
-        described = field.get("description", "")
-        yield _row(f"`{prefix}{name}`", described)
-        for part in (field, field.get("items", {}), *field.get("anyOf", ())):
-            target = part.get("$ref", "").removeprefix("#/$defs/")
-            if target in definitions:
-                mark = "[]." if part is field.get("items") else "."
-                yield from _fields(definitions[target], f"{prefix}{name}{mark}", definitions)
-
-
-def fields() -> Iterator[str]:
-    """A row for each field of a policy document."""
-    schema = PolicyDocument.model_json_schema()
-    yield _row("field", "what it says")
-    yield _row("---", "---")
-    yield from _fields(schema, "", schema.get("$defs", {}))
+def reference() -> Iterator[str]:
+    """Every field and control, as the policy room tells them; the page has a title already."""
+    lines = page().splitlines()
+    yield from lines[next(n for n, line in enumerate(lines) if line.startswith("## ")):]
 
 
 PARTS: Mapping[str, Callable[[], Iterator[str]]] = {
     "operations": operations, "unsafe": unsafe, "commands": commands, "policies": policies,
-    "controls": controls, "fields": fields}
+    "reference": reference}
 
 
 def regenerate(text: str) -> str:
@@ -136,13 +106,13 @@ def regenerate(text: str) -> str:
 def main() -> int:
     """Write or check every page."""
     stale = []
-    for page in sorted(DOCS.glob("*.md")):
-        text = page.read_text(encoding="utf-8")
+    for path in sorted(DOCS.glob("*.md")):
+        text = path.read_text(encoding="utf-8")
         new = regenerate(text)
         if new != text:
-            stale.append(page.name)
+            stale.append(path.name)
             if "--check" not in sys.argv:
-                page.write_text(new, encoding="utf-8")
+                path.write_text(new, encoding="utf-8")
     if "--check" in sys.argv and stale:
         print(f"not current: {', '.join(stale)}; make docs", file=sys.stderr)
         return 1

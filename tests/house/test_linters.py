@@ -35,7 +35,8 @@ def test_every_type_is_checked_strictly() -> None:
 
 def test_bandit_has_nothing_to_say() -> None:
     _clean(_tool("bandit"), "--quiet", "--configfile", "pyproject.toml", "--recursive", "hardrun",
-           "hatch_build.py")
+           "hatch_build.py", "--format", "custom", "--msg-template",
+           "{relpath}:{line}: {test_id} {msg}")
 
 
 def test_shell_scripts_are_valid_for_any_posix_shell() -> None:
