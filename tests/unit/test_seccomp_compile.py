@@ -15,6 +15,8 @@ import pytest
 from hardrun.errors import BadInput, PlanError
 from hardrun.kernel.seccomp import actions, prebuild, prebuilt, profile, tables
 from hardrun.kernel.seccomp import compile as compiler
+from hardrun.kernel.seccomp.assemble import Range, assemble
+from hardrun.kernel.seccomp.decision import Leaf
 from hardrun.kernel.seccomp.explain import gate
 from hardrun.kernel.seccomp.order import implies, meet
 from hardrun.kernel.seccomp.rules import Context, resolve
@@ -265,3 +267,11 @@ def test_a_long_program_uses_far_jumps() -> None:
     ]
     program = compiler.build([made("long", *rules)], **HERE)
     assert len(decode(program)) > 600
+
+
+def test_several_abis_with_one_decision_for_all_their_numbers_share_it() -> None:
+    ranges = [Range(0, Leaf(actions.ALLOW))]
+    program = assemble([(tables.ABIS[abi], ranges) for abi in ("aarch64", "arm")])
+    for abi in ("aarch64", "arm"):
+        outcome = simulate(program, "aarch64", 7, audit=tables.ABIS[abi].audit)
+        assert outcome.action == actions.ALLOW

@@ -131,7 +131,9 @@ class _Writer:
             left = search(low, middle)
             return self.jump(_JGE, codes[middle][0], right, left)
 
-        search(0, len(codes))
+        root = search(0, len(codes))
+        if root != len(self.reversed):  # one decision for all numbers, and written before
+            self.emit(_JA, len(self.reversed) - root)
         return self.emit(_LOAD, _NUMBER)
 
     def lower(self, abi: Abi, node: Node) -> Code:
@@ -156,8 +158,7 @@ class _Writer:
         jump = {"==": _JEQ, ">": _JGT, ">=": _JGE}[atom.operator]
         below = self.word(low, jump, low_value, yes, no) if low.mask else None
         if not high.mask:
-            if below is None:
-                raise AssertionError(f"an atom without bits: {atom}")
+            assert below is not None, "an atom without bits is decided before it gets here"
             return below
         if atom.operator == "==":
             return self.word(high, _JEQ, high_value, below or yes, no)
