@@ -20,11 +20,8 @@ int control_send(int fd, const struct message *message, int passed_fd)
 		header.msg_control = &control;
 		header.msg_controllen = sizeof control;
 	}
-	ssize_t sent;
-	do
-		sent = sendmsg(fd, &header, MSG_NOSIGNAL);
-	while (sent < 0 && errno == EINTR);
-	return sent == sizeof *message ? 0 : -1;
+	/* Never interrupted: signals are blocked, or deadly, in those who call this. */
+	return sendmsg(fd, &header, MSG_NOSIGNAL) == sizeof *message ? 0 : -1;
 }
 
 static void take_control(struct msghdr *header, pid_t *sender, int *passed_fd)

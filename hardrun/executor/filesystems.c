@@ -115,8 +115,7 @@ static int clone_null(struct sandbox *sandbox)
 	int tree_fd, fd = openat2(AT_FDCWD, "/dev/null", O_PATH | O_CLOEXEC, RESOLVE_NO_SYMLINKS);
 	if (fd < 0)
 		return fail(sandbox, "openat2");
-	if (fstat(fd, &status) < 0 || !S_ISCHR(status.st_mode) ||
-	    status.st_rdev != makedev(1, 3)) {
+	if (fstat(fd, &status) < 0 || !S_ISCHR(status.st_mode) || status.st_rdev != makedev(1, 3)) {
 		close(fd);
 		errno = ENODEV;
 		return fail(sandbox, "/dev/null");

@@ -15,10 +15,7 @@
 #define FLAG_RECURSIVE 2u
 #define OVERFLOW_ID 65534u
 
-/*
- * In a user namespace of its own every mount is already a slave of the host's; the root must also
- * not pass mounts on to what is attached below it. Clones are made private one by one.
- */
+/* Every mount is already a slave of the host's here; the clones are made private one by one. */
 int perform_make_private(struct sandbox *sandbox, const struct operation *operation)
 {
 	(void)operation;
