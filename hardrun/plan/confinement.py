@@ -153,9 +153,9 @@ def add_filter(program: Program) -> None:
     from hardrun.kernel.seccomp.prebuilt import filter_for
 
     program.add("seccomp", "load_seccomp",
-                filter_for(sorted(profiles), architecture=context.facts.architecture,
-                           capabilities=context.names("capabilities"),
-                           kernel_release=context.facts.kernel_release), 0)
+                *filter_for(sorted(profiles), architecture=context.facts.architecture,
+                            capabilities=context.names("capabilities"),
+                            kernel_release=context.facts.kernel_release))
 
 
 def add_exec(program: Program, path: str, directory: str) -> None:

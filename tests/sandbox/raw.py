@@ -19,7 +19,9 @@ READ = 1 | 4 | 8  # execute, read a file, read a directory
 ALLOW_ALL = b"\x06\0\0\0\0\0\xff\x7f"  # return SECCOMP_RET_ALLOW
 
 
-def operation(name: str, *values: int | str | bytes, reason: str = "test, test.yaml:1") -> Operation:
+def operation(
+    name: str, *values: int | str | bytes, reason: str = "test, test.yaml:1"
+) -> Operation:
     return Operation(name, values, reason)
 
 
@@ -29,15 +31,25 @@ def identity(path: str) -> int:
     return stat.S_IFMT(status.st_mode) | status.st_uid << 32
 
 
-def bind(source: str, destination: str, *, read_only: bool = False, pinned: bool = False) -> Operation:
+def bind(
+    source: str, destination: str, *, read_only: bool = False, pinned: bool = False
+) -> Operation:
     status = os.stat(source)
-    return operation("bind", source, destination, 6 | read_only, 2 | pinned,
-                     status.st_dev if pinned else 0, status.st_ino if pinned else 0,
-                     identity(source))
+    return operation(
+        "bind",
+        source,
+        destination,
+        6 | read_only,
+        2 | pinned,
+        status.st_dev if pinned else 0,
+        status.st_ino if pinned else 0,
+        identity(source),
+    )
 
 
-def operations(argv: Sequence[str], extra: Sequence[Operation] = (),
-               without: Sequence[str] = ()) -> list[Operation]:
+def operations(
+    argv: Sequence[str], extra: Sequence[Operation] = (), without: Sequence[str] = ()
+) -> list[Operation]:
     """A whole sandbox that shows /usr and a writable /tmp and runs ``argv``.
 
     An operation in ``extra`` replaces one of the same name that may stand only once.
@@ -50,8 +62,7 @@ def operations(argv: Sequence[str], extra: Sequence[Operation] = (),
         operation("write_id_map", 1000, 1000),
         operation("make_private"),
         operation("root_tmpfs", 32 << 20, 4096),
-        *(operation("make_directory", d, 0o755)
-          for d in ("/usr", "/proc", "/dev", "/tmp", "/etc")),
+        *(operation("make_directory", d, 0o755) for d in ("/usr", "/proc", "/dev", "/tmp", "/etc")),
         bind("/usr", "/usr", read_only=True),
         *(operation("make_symlink", f"/{d}", f"usr/{d}") for d in ("bin", "lib", "lib64", "sbin")),
         operation("mount_proc", "/proc", 0),
@@ -66,9 +77,17 @@ def operations(argv: Sequence[str], extra: Sequence[Operation] = (),
         operation("no_new_privs"),
         operation("not_dumpable"),
         operation("landlock_ruleset", EVERY_FILE_RIGHT, 0, 0),
-        *(operation("landlock_path", path, rights) for path, rights in
-          (("/", 8), ("/usr", READ), ("/etc", READ), ("/proc", 4 | 8 | 2), ("/dev", 2 | 4 | 8),
-           ("/tmp", EVERY_FILE_RIGHT))),
+        *(
+            operation("landlock_path", path, rights)
+            for path, rights in (
+                ("/", 8),
+                ("/usr", READ),
+                ("/etc", READ),
+                ("/proc", 4 | 8 | 2),
+                ("/dev", 2 | 4 | 8),
+                ("/tmp", EVERY_FILE_RIGHT),
+            )
+        ),
         operation("landlock_restrict"),
         *(operation("argument", word) for word in argv),
         operation("arguments_of_caller"),
@@ -90,9 +109,14 @@ class Program:
         self.executor = executor.read_bytes()
         self.path = directory / "program"
 
-    def write(self, argv: Sequence[str], extra: Sequence[Operation] = (),
-              without: Sequence[str] = (), unsafe: Unsafe = Unsafe(0),
-              fallback: tuple[str, ...] = ()) -> str:
+    def write(
+        self,
+        argv: Sequence[str],
+        extra: Sequence[Operation] = (),
+        without: Sequence[str] = (),
+        unsafe: Unsafe = Unsafe(0),
+        fallback: tuple[str, ...] = (),
+    ) -> str:
         """Write the program for these operations and return its path."""
         return self.write_plan(encode(operations(argv, extra, without), unsafe), fallback)
 
@@ -104,17 +128,23 @@ class Program:
             file.write(self.executor + pack(Artefact(plan, b"{}", fallback)))
         return str(self.path)
 
-    def run(self, argv: Sequence[str], extra: Sequence[Operation] = (),
-            without: Sequence[str] = (), unsafe: Unsafe = Unsafe(0),
-            **options: Any) -> subprocess.CompletedProcess[bytes]:
+    def run(
+        self,
+        argv: Sequence[str],
+        extra: Sequence[Operation] = (),
+        without: Sequence[str] = (),
+        unsafe: Unsafe = Unsafe(0),
+        **options: Any,
+    ) -> subprocess.CompletedProcess[bytes]:
         """Write the program, run it to its end and return what it printed."""
         path = self.write(argv, extra, without, unsafe)
         return subprocess.run([path], capture_output=True, timeout=60, **options)
 
 
 @contextmanager
-def reporting(program: Program, argv: Sequence[str], extra: Sequence[Operation] = ()
-              ) -> Iterator[Callable[[], dict[str, str]]]:
+def reporting(
+    program: Program, argv: Sequence[str], extra: Sequence[Operation] = ()
+) -> Iterator[Callable[[], dict[str, str]]]:
     """A run whose report comes back: yields a function that runs it and returns the report."""
     read_end, write_end = os.pipe()
 

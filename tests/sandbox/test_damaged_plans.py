@@ -27,18 +27,27 @@ def build(executor: Path, target: str, directory: Path) -> Path:
     if shutil.which("gcc") is None:
         pytest.skip("gcc is not installed: the sanitizers' build needs it")
     room = directory / "hardrun"
-    shutil.copytree(executor.parent, room / "executor", ignore=shutil.ignore_patterns("hardrun-exec*"))
+    shutil.copytree(
+        executor.parent, room / "executor", ignore=shutil.ignore_patterns("hardrun-exec*")
+    )
     shutil.copytree(executor.parent.parent / "plan", room / "plan")
-    subprocess.run(["make", "-s", "-C", str(room / "executor"), "-o", "operations.h", target],
-                   check=True, capture_output=True)
+    subprocess.run(
+        ["make", "-s", "-C", str(room / "executor"), "-o", "operations.h", target],
+        check=True,
+        capture_output=True,
+    )
     return room / "executor" / target
 
 
 def test_no_mutation_of_a_plan_makes_the_decoder_misbehave(executor: Path, tmp_path: Path) -> None:
     harness = build(executor, "hardrun-exec-fuzz", tmp_path)
     (tmp_path / "seed").write_bytes(encode(operations(["true"])))
-    result = subprocess.run([str(harness), str(tmp_path / "seed"), str(MUTATIONS), str(SEED)],
-                            env=ENVIRONMENT, capture_output=True, text=True)
+    result = subprocess.run(
+        [str(harness), str(tmp_path / "seed"), str(MUTATIONS), str(SEED)],
+        env=ENVIRONMENT,
+        capture_output=True,
+        text=True,
+    )
     assert result.returncode == 0, result.stderr
 
 
@@ -47,8 +56,9 @@ def damaged(plan: bytes, chance: random.Random) -> bytes:
     data = bytearray(plan)
     for _ in range(chance.randint(1, 3)):
         at = chance.randrange(40, len(data) - 8)
-        data[at:at + 4] = chance.choice([b"\0\0\0\0", b"\xff\xff\xff\xff", b"\1\0\0\0",
-                                         chance.randbytes(4)])
+        data[at : at + 4] = chance.choice(
+            [b"\0\0\0\0", b"\xff\xff\xff\xff", b"\1\0\0\0", chance.randbytes(4)]
+        )
     struct.pack_into("<I", data, 32, 0)
     struct.pack_into("<I", data, 32, zlib.crc32(data))
     return bytes(data)

@@ -240,6 +240,23 @@ def test_a_profile_is_found_by_name_or_absolute_path(tmp_path: Path) -> None:
         prebuilt.find("../secret")
 
 
+def test_a_flag_that_loosens_holds_only_when_every_profile_sets_it(tmp_path: Path) -> None:
+    text = (SHIPPED / "judge.json").read_text()
+    flags = {"log": ["SECCOMP_FILTER_FLAG_LOG"],
+             "both": ["SECCOMP_FILTER_FLAG_LOG", "SECCOMP_FILTER_FLAG_SPEC_ALLOW"]}
+    for name, wanted in flags.items():
+        (tmp_path / name).write_text(json.dumps({**json.loads(text), "flags": wanted}))
+    log, both = str(tmp_path / "log"), str(tmp_path / "both")
+    assert prebuilt.filter_for(["judge"], **HERE).flags == 0
+    assert prebuilt.filter_for([log], **HERE).flags == 2
+    assert prebuilt.filter_for([both], **HERE).flags == 2 | 4
+    assert prebuilt.filter_for([both, log], **HERE).flags == 2
+
+
+def test_no_profile_that_ships_sets_a_flag() -> None:
+    assert not any(profile.load(file).flags for file in SHIPPED.glob("*.json"))
+
+
 def test_a_filter_built_ahead_is_found_without_heavy_imports(ahead: Path) -> None:
     code = f"""
 import sys

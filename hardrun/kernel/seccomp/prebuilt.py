@@ -12,6 +12,7 @@ import hashlib
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from hardrun.data import data_directory
 from hardrun.errors import BadInput
@@ -24,6 +25,14 @@ _SOURCES = ("actions.py", "assemble.py", "compile.py", "decision.py", "located.p
 _CAPABILITY = re.compile(rb"CAP_[A-Z0-9_]+")
 _MINIMUM_KERNEL = re.compile(rb'"minKernel"\s*:\s*"(\d+)\.(\d+)"')
 _MAXIMUM_SIZE = 8 * 4096
+_SPEC_ALLOW = 4
+
+
+class Filter(NamedTuple):
+    """What seccomp(2) takes: struct sock_filter array, and SECCOMP_FILTER_FLAG_* bits."""
+
+    program: bytes
+    flags: int = 0
 
 
 def filter_for(
@@ -32,26 +41,34 @@ def filter_for(
     architecture: str,
     capabilities: frozenset[str],
     kernel_release: str,
-) -> bytes:
-    """The program for profiles given by reference (see ``find``), built ahead or built now.
+) -> Filter:
+    """The filter for profiles given by reference (see ``find``), built ahead or built now.
 
-    Raises what ``profile.load`` and ``compile.build`` raise.
+    A flag holds when one profile sets it; SPEC_ALLOW, which loosens, only when all do. The
+    profiles that are built ahead set none. Raises what ``profile.load`` and ``compile.build`` raise.
     """
     files = [find(reference) for reference in sorted(references)]
     ready = lookup(
         files, architecture=architecture, capabilities=capabilities, kernel_release=kernel_release
     )
     if ready is not None:
-        return ready
+        return Filter(ready)
     from hardrun.kernel.seccomp.compile import build
     from hardrun.kernel.seccomp.profile import load
 
-    return build(
-        [load(file) for file in files],
+    profiles = [load(file) for file in files]
+    program = build(
+        profiles,
         architecture=architecture,
         capabilities=capabilities,
         kernel_release=kernel_release,
     )
+    flags = 0
+    for profile in profiles:
+        flags |= profile.flags
+    if not all(profile.flags & _SPEC_ALLOW for profile in profiles):
+        flags &= ~_SPEC_ALLOW
+    return Filter(program, flags)
 
 
 def find(reference: str) -> Path:
