@@ -188,7 +188,8 @@ def _identity() -> Identity:
     if from_environment.startswith("/"):
         home = from_environment
     groups = tuple(sorted(set(os.getgroups()) - {gid}))
-    return Identity(uid, gid, name, os.path.normpath(home), groups)
+    # Resolved: what lies below it (~/.ssh) is recognised in the resolved sources of grants.
+    return Identity(uid, gid, name, os.path.realpath(home), groups)
 
 
 def _hard_limits() -> dict[str, int]:
