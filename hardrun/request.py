@@ -15,9 +15,12 @@ from hardrun.host.facts import HostFacts
 from hardrun.host.probe import probe
 from hardrun.plan.compile import PlannedRun, compile_plan
 from hardrun.plan.format import Artefact, encode, pack
+from hardrun.plan.late import bind_caller_directory
 from hardrun.policy.decision import Decision
 from hardrun.policy.engine import decide as grant
+from hardrun.policy.engine import holds_any_directory
 from hardrun.policy.load import Dependency, load_policies
+from hardrun.policy.loaded import LoadedPolicy
 from hardrun.posture.filesystem import below
 from hardrun.workload.flags import from_flags
 from hardrun.workload.model import Workload
@@ -34,6 +37,7 @@ class Request(NamedTuple):
     workload: Workload
     decision: Decision
     facts: HostFacts
+    policies: tuple[LoadedPolicy, ...]
     dependencies: tuple[Dependency, ...]
 
     def plan(self, *, pinned: bool, whole_command: bool = False) -> PlannedRun:
@@ -45,6 +49,24 @@ class Request(NamedTuple):
         return compile_plan(self.decision, self.workload, self.facts, pinned=pinned,
                             dependencies=self.dependencies,
                             arguments_in_plan=len(self.argv) if whole_command else 1)
+
+    def plan_anywhere(self) -> PlannedRun:
+        """The plan of a program whose grant of ``.`` is the directory that it is called in.
+
+        Raises PolicyRefused where a policy does not grant every working directory, and what
+        ``plan`` raises.
+        """
+        directory = self.workload.caller_directory
+        mount = next(m for m in self.workload.mounts if m.source == directory)
+        control = "filesystem.writable" if mount.access == "rw" else "filesystem.readable"
+        if not holds_any_directory(control, self.policies, self.workload, self.facts):
+            raise PolicyRefused(
+                f"{control}: wherever the program is called asked ({mount.origin} .), which "
+                f"{', '.join(self.decision.policies)} does not grant",
+                hint=f"name the directory: {mount.origin} {directory}")
+        plan = self.plan(pinned=False, whole_command=True)
+        return plan._replace(operations=bind_caller_directory(
+            plan.operations, directory, self.facts.home, control))
 
     def artefact(self, plan: PlannedRun, fallback: Sequence[str] = ()) -> bytes:
         """The bytes that follow the executor in an image."""
@@ -70,7 +92,7 @@ def decide(argv: Sequence[str], *, policies: Sequence[str] = (), **flags: Any) -
     loaded = load_policies(policies)
     decision = grant(workload.model_copy(update={"argv": workload.argv[:1]}), loaded.policies,
                      facts)
-    return Request(workload.argv, workload, decision, facts, loaded.dependencies)
+    return Request(workload.argv, workload, decision, facts, loaded.policies, loaded.dependencies)
 
 
 def _check_cache(workload: Workload) -> None:

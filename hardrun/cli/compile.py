@@ -19,11 +19,15 @@ from hardrun.executor.image import read_executor
 def command(context: click.Context, /, output: str, **options: Any) -> None:
     """Write a program that runs the command sandboxed, without Python and from any path.
 
-    It is the executor with the plan appended. Arguments that it is given follow those of the plan.
+    It is the executor with the plan appended. Arguments that it is given follow those of the plan,
+    and --ro . or --rw . mean the directory that it is called in.
     It refuses to run when something changed that the decision depended on.
     """
     request = decide_options(context, options)
-    plan = request.plan(pinned=False, whole_command=True)
+    if "." in (*options["ro"], *options["rw"]):
+        plan = request.plan_anywhere()
+    else:
+        plan = request.plan(pinned=False, whole_command=True)
     if not plan.storable:
         raise BadInput("--rw with a policy that protects names below it can't be compiled",
                        hint="what is to be protected is looked up at each start: use hardrun run")

@@ -43,8 +43,7 @@ int perform_drop_bounding(struct sandbox *sandbox, const struct operation *opera
 
 int perform_set_securebits(struct sandbox *sandbox, const struct operation *operation)
 {
-	CHECK(prctl(PR_SET_SECUREBITS, (unsigned long)operation->values[0], 0, 0, 0),
-	      "PR_SET_SECUREBITS");
+	CHECK(prctl(PR_SET_SECUREBITS, (unsigned long)operation->values[0]), "PR_SET_SECUREBITS");
 	return 0;
 }
 

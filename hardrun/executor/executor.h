@@ -91,6 +91,10 @@ static inline int fail(struct sandbox *sandbox, const char *site)
 	sandbox->site = site;
 	return -1;
 }
+static inline const char *caller_directory_if_empty(const struct sandbox *sandbox, const char *path)
+{
+	return path[0] ? path : sandbox->caller_directory ? sandbox->caller_directory : "/";
+}
 #define CHECK(call, name)                                 \
 	do {                                              \
 		if ((call) < 0)                           \

@@ -40,9 +40,8 @@ int image_seal(const struct image *image, char **argv, char **environment)
 	while ((size_t)offset < image->size)
 		if (sendfile(fd, image->fd, &offset, image->size - (size_t)offset) <= 0)
 			return -1;
-	if (fcntl(fd, F_ADD_SEALS, ALL_SEALS) < 0)
-		return -1;
-	return (int)syscall(SYS_execveat, fd, "", argv, environment, AT_EMPTY_PATH);
+	return fcntl(fd, F_ADD_SEALS, ALL_SEALS) < 0 ? -1
+		: (int)syscall(SYS_execveat, fd, "", argv, environment, AT_EMPTY_PATH);
 }
 
 static bool parts_fit(struct image *image, const struct trailer *trailer)

@@ -21,15 +21,16 @@ int perform_landlock_path(struct sandbox *sandbox, const struct operation *opera
 	struct landlock_path_beneath rule = {.access = operation->values[1]};
 	struct stat status;
 	long result;
-	rule.parent_fd = open_in_root(sandbox, plan_string(&sandbox->plan, operation, 0), O_PATH);
+	const char *path = plan_string(&sandbox->plan, operation, 0);
+	rule.parent_fd = open_in_root(sandbox, caller_directory_if_empty(sandbox, path), O_PATH);
 	if (rule.parent_fd < 0)
 		return -1;
 	result = fstat(rule.parent_fd, &status);
 	if (result == 0 && !S_ISDIR(status.st_mode))
 		rule.access &= LANDLOCK_FILE_RIGHTS;
 	if (result == 0)
-		result = syscall(NR_LANDLOCK_ADD_RULE, sandbox->ruleset_fd,
-				 LANDLOCK_RULE_PATH_BENEATH, &rule, 0);
+		result = syscall(NR_LANDLOCK_ADD_RULE, sandbox->ruleset_fd, LANDLOCK_RULE_PATH_BENEATH,
+				 &rule, 0);
 	close(rule.parent_fd);
 	return result < 0 ? fail(sandbox, "landlock_add_rule") : 0;
 }

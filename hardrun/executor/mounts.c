@@ -9,7 +9,6 @@
 #include <fcntl.h>
 #include <string.h>
 #include <sys/stat.h>
-#include <sys/sysmacros.h>
 
 #define FLAG_PINNED 1u
 #define FLAG_RECURSIVE 2u

@@ -99,7 +99,7 @@ static void add_cpu_time(pid_t pid, struct usage *usage)
 	after = strrchr(buffer, ')');
 	if (!after)
 		return;
-	after += 1; /* columns from "state": utime is 11, stime 12, cutime 13, cstime 14 */
+	after++; /* columns from "state": utime is 11, stime 12, cutime 13, cstime 14 */
 	user = column(after, 11) + column(after, 13);
 	system = column(after, 12) + column(after, 14);
 	usage->user_us += user * (1000000 / TICKS_PER_SECOND);

@@ -68,9 +68,7 @@ int perform_change_directory(struct sandbox *sandbox, const struct operation *op
 {
 	const char *path = plan_string(&sandbox->plan, operation, 0);
 	char current[PATH_MAX];
-	if (!path[0])
-		path = sandbox->caller_directory ? sandbox->caller_directory : "/";
-	CHECK(chdir(path), "chdir");
+	CHECK(chdir(caller_directory_if_empty(sandbox, path)), "chdir");
 	/* A directory outside the root shows as "(unreachable)" (CVE-2024-21626). */
 	if (syscall(SYS_getcwd, current, sizeof current) < 0 || current[0] != '/') {
 		errno = EXDEV;

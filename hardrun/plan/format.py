@@ -159,7 +159,8 @@ def _string(pool: bytes, offset: int) -> str:
     return pool[offset:end].decode("utf-8", "surrogateescape")
 
 
-def _decode_values(kind: OperationType, raw: Sequence[int], pool: bytes) -> tuple[int | str | bytes, ...]:
+def _decode_values(kind: OperationType, raw: Sequence[int],
+                   pool: bytes) -> tuple[int | str | bytes, ...]:
     values: list[int | str | bytes] = []
     for argument, word in zip(kind.arguments, raw, strict=False):
         if argument.kind is Kind.STRING:
@@ -190,7 +191,8 @@ def decode(data: bytes) -> Plan:
         if (kind.phase, kind.rank) < place:
             raise PlanError(f"operation {index}: {kind.name} out of order")
         place = (kind.phase, kind.rank)
-        operations.append(Operation(kind.name, _decode_values(kind, raw, pool), _string(pool, reason)))
+        values = _decode_values(kind, raw, pool)
+        operations.append(Operation(kind.name, values, _string(pool, reason)))
     return Plan(tuple(operations), unsafe)
 
 

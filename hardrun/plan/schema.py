@@ -1,7 +1,7 @@
 """The operations of a plan: the one place where they are defined.
 
-The encoder, the decoder, ``hardrun plan show``, the executor's C table (``make -C hardrun/executor``
-writes it from here) and docs/plan-format.md are all derived from ``OPERATIONS``. This module
+The encoder, the decoder, ``hardrun plan show``, the executor's C table (``ctable.py`` writes it) and
+docs/plan-format.md are all derived from ``OPERATIONS``. This module
 imports nothing outside the standard library so that the build can run it alone.
 
 A *phase* says which process performs an operation; a *rank* orders operations inside a phase.
@@ -65,8 +65,8 @@ class Operation(NamedTuple):
     """One step of a plan.
 
     ``reason`` is ``control id, file:line`` and is what an error message and ``plan show`` cite.
-    ``values`` follow ``OperationType.arguments``: int for U32/U64, str for STRING (surrogateescape),
-    bytes for BLOB.
+    ``values`` follow ``OperationType.arguments``: int for U32 and U64, str (surrogateescape) for
+    STRING, bytes for BLOB.
     """
 
     name: str
@@ -253,7 +253,7 @@ OPERATIONS: tuple[OperationType, ...] = (
           ("network", U64, "LANDLOCK_ACCESS_NET_* handled"),
           ("scoped", U64, "LANDLOCK_SCOPE_*"), once=True),
     _type(69, "landlock_path", _I, 15, "allow {access:#x} beneath {path}",
-          ("path", STRING, "absolute, in the new root"),
+          ("path", STRING, "absolute, in the new root; empty: the caller's working directory"),
           ("access", U64, "LANDLOCK_ACCESS_FS_*")),
     _type(70, "landlock_restrict", _I, 16, "enter the Landlock domain", once=True),
     # -- workload: the last steps before execve --------------------------------------------------
@@ -263,7 +263,8 @@ OPERATIONS: tuple[OperationType, ...] = (
     _type(83, "environment_of_caller", _W, 0, "environment {name} as the caller has it",
           ("name", STRING, "read at the start, never stored; a name ending in * is a prefix")),
     _type(84, "new_session", _W, 1, "start a session of its own", once=True),
-    _type(85, "set_umask", _W, 2, "set umask {mask:o}", ("mask", U32, "permission bits"), once=True),
+    _type(85, "set_umask", _W, 2, "set umask {mask:o}",
+          ("mask", U32, "permission bits"), once=True),
     _type(86, "set_limit", _W, 2, "limit resource {resource} to {soft}, {hard}",
           ("resource", U32, "RLIMIT_*"), ("soft", U64, "soft limit"), ("hard", U64, "hard limit")),
     _type(87, "change_directory", _W, 3, "change to {path}",
@@ -287,7 +288,7 @@ BY_OPCODE: Mapping[int, OperationType] = {o.opcode: o for o in OPERATIONS}
 
 def schema_id() -> int:
     """A checksum over every definition: plans and executors with different ones don't mix."""
-    text = repr([(o.opcode, o.name, int(o.phase), o.rank, [(a.name, int(a.kind)) for a in o.arguments],
-                  o.once) for o in OPERATIONS])
+    text = repr([(o.opcode, o.name, int(o.phase), o.rank,
+                  [(a.name, int(a.kind)) for a in o.arguments], o.once) for o in OPERATIONS])
     unsafe = [(u.name, u.value) for u in Unsafe]
     return zlib.crc32(f"{VERSION} {text} {unsafe}".encode())

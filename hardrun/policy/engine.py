@@ -96,6 +96,13 @@ def applying(policies: Iterable[LoadedPolicy], workload: Workload,
                         key=lambda p: (p.name, p.file)))
 
 
+def holds_any_directory(control: str, policies: Iterable[LoadedPolicy], workload: Workload,
+                        facts: HostFacts) -> bool:
+    """Whether every policy in force grants the working directory, wherever that will be."""
+    return all({"$workdir", "/"} & said.value for policy in applying(policies, workload, facts)
+               for said in policy.bounds.get(control, ()))
+
+
 def _bounds(control: str, policies: Iterable[LoadedPolicy], places: Places) -> list[Said]:
     """Every line that bounds a control, in canonical order, each once."""
     lines = {said.origin: said for policy in policies for said in policy.bounds.get(control, ())}

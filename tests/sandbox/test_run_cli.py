@@ -380,6 +380,35 @@ def test_a_compiled_program_runs_without_python(shell: Shell) -> None:
     assert (run.stdout, run.stderr, run.returncode) == (b"a b,c,\xff,", b"", 0)
 
 
+def test_the_grant_of_a_compiled_program_is_the_directory_that_it_is_called_in(
+        shell: Shell) -> None:
+    assert shell("compile", "--rw", ".", "-o", "program", "--", "sh", "-c", "pwd; echo x >new"
+                 ).returncode == 0
+    elsewhere = shell.directory / "else where"
+    elsewhere.mkdir()
+    program = str(shell.directory / "program")
+    run = subprocess.run([program], env={}, cwd=elsewhere, capture_output=True, text=True)
+    assert (run.stdout, run.stderr) == (f"{elsewhere}\n", "")
+    assert (elsewhere / "new").read_text() == "x\n"
+    assert not (shell.directory / "new").exists()
+    for way_out in ("/", "/usr/lib", str(shell.home), str(shell.home.parent)):
+        run = subprocess.run([program], env={}, cwd=way_out, capture_output=True, text=True)
+        assert run.returncode == 125
+        assert "bind the caller's working directory: working directory: EACCES" in run.stderr
+
+
+def test_a_compiled_program_is_for_any_directory_only_where_the_policy_grants_it(
+        shell: Shell) -> None:
+    policy = shell.directory / "narrow.yaml"
+    policy.write_text("apiVersion: hardrun/v1\nkind: Policy\nmetadata: {name: narrow}\n"
+                      "within: [untrusted]\n"
+                      f"bounds: {{filesystem: {{writable: [{shell.directory}]}}}}\n")
+    words = ("compile", "--policy", str(policy), "--rw")
+    message = refused(shell(*words, ".", "-o", "program", "--", "true"))
+    assert "wherever the program is called asked (--rw .)" in message
+    assert shell(*words, str(shell.directory), "-o", "program", "--", "true").returncode == 0
+
+
 def test_compile_overwrites_a_file_but_no_directory(shell: Shell) -> None:
     program = shell.directory / "program"
     program.mkdir()

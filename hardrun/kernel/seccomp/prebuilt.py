@@ -44,8 +44,8 @@ def filter_for(
 ) -> Filter:
     """The filter for profiles given by reference (see ``find``), built ahead or built now.
 
-    A flag holds when one profile sets it; SPEC_ALLOW, which loosens, only when all do. The
-    profiles that are built ahead set none. Raises what ``profile.load`` and ``compile.build`` raise.
+    A flag holds when one profile sets it; SPEC_ALLOW, which loosens, only when all do. Profiles
+    that are built ahead set none. Raises what ``profile.load`` and ``compile.build`` raise.
     """
     files = [find(reference) for reference in sorted(references)]
     ready = lookup(
