@@ -1,7 +1,7 @@
 """The operations of a plan: the one place where they are defined.
 
-The encoder, the decoder, ``hardrun plan show``, the executor's C table (``ctable.py`` writes it) and
-docs/plan-format.md are all derived from ``OPERATIONS``. This module
+The encoder, the decoder, ``hardrun plan show``, the executor's C table (which ``ctable.py`` writes)
+and docs/plan-format.md are all derived from ``OPERATIONS``. This module
 imports nothing outside the standard library so that the build can run it alone.
 
 A *phase* says which process performs an operation; a *rank* orders operations inside a phase.
