@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 from hardrun import cache
@@ -90,8 +91,7 @@ def decide(argv: Sequence[str], *, policies: Sequence[str] = (), **flags: Any) -
                           search_path=os.environ.get("PATH", os.defpath), **flags)
     _check_cache(workload)
     loaded = load_policies(policies)
-    decision = grant(workload.model_copy(update={"argv": workload.argv[:1]}), loaded.policies,
-                     facts)
+    decision = grant(replace(workload, argv=workload.argv[:1]), loaded.policies, facts)
     return Request(workload.argv, workload, decision, facts, loaded.policies, loaded.dependencies)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import resource
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, get_type_hints
 
 from hardrun.host.facts import Fact, HostFacts
 from hardrun.kernel.landlock import abi_version
@@ -30,7 +30,7 @@ UNTRUSTED: Mapping[str, Any] = {
     "limits.cpu_time": 60_000,
     "limits.timeout": 60_000,
 }
-_FACT_FIELDS = [name for name, field in HostFacts.model_fields.items() if field.annotation is Fact]
+_FACT_FIELDS = [name for name, kind in get_type_hints(HostFacts).items() if kind is Fact]
 
 
 def facts(**changes: Any) -> HostFacts:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_type_hints
 
 from hardrun.host.facts import Fact, HostFacts
 from hardrun.policy.load import Directories, Loaded, load_policies
@@ -22,7 +22,7 @@ NO = Fact(available=False, detail="EPERM", fix="ask the administrator")
 def facts(**changes: Any) -> HostFacts:
     """An ordinary user on a host with everything but cgroups, AppArmor and SELinux."""
     values: dict[str, Any] = {
-        name: YES for name, field in HostFacts.model_fields.items() if field.annotation is Fact}
+        name: YES for name, kind in get_type_hints(HostFacts).items() if kind is Fact}
     values |= {
         "kernel_release": "6.12.1", "architecture": "x86_64", "boot_id": "boot", "uid": 1000,
         "gid": 1000, "user_name": "user", "home": HOME, "landlock_abi": 6, "apparmor": NO,
@@ -38,10 +38,9 @@ def workload(**changes: Any) -> Workload:
     return Workload(**{**values, **changes})
 
 
-def mount(access: str, path: str) -> Mount:
+def mount(access: Literal["ro", "rw"], path: str) -> Mount:
     """What ``--ro PATH`` or ``--rw PATH`` comes to."""
-    return Mount.model_validate({"access": access, "source": path, "destination": path,
-                                 "origin": f"--{access}"})
+    return Mount(access=access, source=path, destination=path, origin=f"--{access}")
 
 
 @functools.cache

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import click
 
 from hardrun.cli.render import printable, write
+from hardrun.values import plain
 
 if TYPE_CHECKING:
     from hardrun.host.facts import Fact, HostFacts
@@ -132,7 +133,7 @@ def _print_rich(facts: HostFacts) -> None:
 
 def document_of(facts: HostFacts) -> dict[str, Any]:
     """The facts as a JSON-ready document."""
-    return {"schema_version": SCHEMA_VERSION, "tier": facts.tier, **facts.model_dump(mode="json")}
+    return {"schema_version": SCHEMA_VERSION, "tier": facts.tier, **plain(facts)}
 
 
 def _installed_program() -> str:

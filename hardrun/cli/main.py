@@ -9,7 +9,6 @@ from __future__ import annotations
 import importlib
 import os
 import sys
-import traceback
 
 import click
 
@@ -72,8 +71,6 @@ def _usage_error(error: click.ClickException) -> BadInput:
 
 def main(arguments: list[str]) -> int:
     """Run one command line and return its exit status."""
-    # Plugins of pydantic are other people's code, and looking for them takes 20 ms.
-    os.environ["PYDANTIC_DISABLE_PLUGINS"] = "__all__"
     words, debug = _without_debug(arguments)
     try:
         status = group.main(words or ["--help"], prog_name="hardrun", standalone_mode=False,
@@ -96,6 +93,8 @@ def main(arguments: list[str]) -> int:
 
 def _fail(error: HardrunError, debug: bool) -> int:
     if debug:
+        import traceback
+
         traceback.print_exc()
     try:
         write(error_lines(error), to_error=True)

@@ -7,20 +7,14 @@ tested, anywhere. ``hardrun.host.probe`` fills it in by trying.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import ClassVar, Literal
-
-from pydantic import BaseModel, ConfigDict
 
 Tier = Literal["full", "landlock", "none"]
 
 
-class Frozen(BaseModel):
-    """Base of immutable values: unknown fields are errors."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class Fact(Frozen):
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fact:
     """One thing that was tried.
 
     ``detail`` is what was seen (a path, an errno, a version), ``layer`` what stands in the way
@@ -34,7 +28,8 @@ class Fact(Frozen):
     fix: str = ""
 
 
-class HostFacts(Frozen):
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HostFacts:
     """What a host and a user can enforce.
 
     Limits are in the units of setrlimit(2), keyed by ``RLIMIT_…``, with 2**63-1 for unlimited.
@@ -56,7 +51,7 @@ class HostFacts(Frozen):
     home: str
     supplementary_groups: tuple[int, ...] = ()
     """Without ``gid``, sorted."""
-    hard_limits: Mapping[str, int] = {}
+    hard_limits: Mapping[str, int] = field(default_factory=dict)
 
     # ids
     subordinate_uids: tuple[tuple[int, int], ...] = ()

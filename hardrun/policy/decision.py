@@ -4,49 +4,20 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from types import MappingProxyType
-from typing import Annotated, Any
-
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    ConfigDict,
-    Field,
-    PlainSerializer,
-    ValidationError,
-)
+from dataclasses import dataclass, field
+from typing import Any
 
 from hardrun.errors import PlanError
 from hardrun.posture.control import Enforcement, Posture
 from hardrun.posture.registry import BY_ID
+from hardrun.values import freeze, load, plain
 
 SCHEMA_VERSION = 1
 
 
-def freeze(value: Any) -> Any:
-    """JSON values that can't be changed: lists become tuples, objects read-only mappings."""
-    if isinstance(value, Mapping):
-        return MappingProxyType({str(key): freeze(item) for key, item in value.items()})
-    if isinstance(value, list | tuple | frozenset | set):
-        items = sorted(value) if isinstance(value, frozenset | set) else value
-        return tuple(freeze(item) for item in items)
-    return value
-
-
-def thaw(value: Any) -> Any:
-    """The inverse of ``freeze``: plain JSON values."""
-    if isinstance(value, Mapping):
-        return {key: thaw(item) for key, item in value.items()}
-    return [thaw(item) for item in value] if isinstance(value, tuple) else value
-
-
-Json = Annotated[Any, AfterValidator(freeze), PlainSerializer(thaw)]
-
-
-class Danger(BaseModel):
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Danger:
     """A granted value that is a known way out, with the policy's reason for it."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     control: str
     shown: str
@@ -54,7 +25,8 @@ class Danger(BaseModel):
     origin: str
 
 
-class ControlDecision(BaseModel):
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ControlDecision:
     """What became of one control.
 
     ``value`` is the granted value as JSON (``Control.load`` reads it), ``shown`` the same for
@@ -63,10 +35,8 @@ class ControlDecision(BaseModel):
     the lines that bound it, ``clipped_from`` the default that was looser than the bounds.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
     control: str
-    value: Json
+    value: Any
     shown: str
     asked_by: str = ""
     decided_by: str
@@ -74,25 +44,30 @@ class ControlDecision(BaseModel):
     enforcement: Enforcement
     clipped_from: str = ""
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "value", freeze(self.value))
 
-class Decision(BaseModel):
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Decision:
     """The engine's answer: immutable, serialisable, equal for equal inputs.
 
     ``workload`` is ``Workload.canonical()``: no value of an environment variable is in it.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
     schema_version: int = SCHEMA_VERSION
     policies: tuple[str, ...]
     controls: tuple[ControlDecision, ...]
     dangers: tuple[Danger, ...] = ()
-    workload: Json = Field(default_factory=lambda: MappingProxyType({}))
+    workload: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "workload", freeze(self.workload))
 
     @property
     def posture(self) -> Posture:
         """The granted value of every control."""
-        return Posture({c.control: BY_ID[c.control].load(thaw(c.value)) for c in self.controls})
+        return Posture({c.control: BY_ID[c.control].load(plain(c.value)) for c in self.controls})
 
     def control(self, control_id: str) -> ControlDecision:
         """The decision about one control; KeyError when there is none."""
@@ -103,8 +78,7 @@ class Decision(BaseModel):
 
     def to_json(self) -> bytes:
         """Canonical JSON: sorted keys, no spaces, ASCII only, so that any bytes of argv survive."""
-        document = self.model_dump(mode="python")
-        return json.dumps(document, sort_keys=True, separators=(",", ":")).encode("ascii")
+        return json.dumps(plain(self), sort_keys=True, separators=(",", ":")).encode("ascii")
 
     def __deepcopy__(self, memo: object = None) -> Decision:
         return self
@@ -116,8 +90,8 @@ class Decision(BaseModel):
     def from_json(cls, data: bytes) -> Decision:
         """The inverse of ``to_json``; PlanError when ``data`` is no Decision of this version."""
         try:
-            decision = cls.model_validate(json.loads(data))
-        except (ValueError, ValidationError) as error:
+            decision = load(cls, json.loads(data))
+        except (ValueError, RecursionError) as error:
             raise PlanError(f"the Decision in this plan can't be read: {error}") from error
         if decision.schema_version != SCHEMA_VERSION:
             raise PlanError(f"the Decision has version {decision.schema_version},"

@@ -13,8 +13,6 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict
-
 if TYPE_CHECKING:
     from hardrun.host.facts import Fact, HostFacts
 
@@ -25,15 +23,14 @@ UNLIMITED = 2**63 - 1
 Relation = Literal["equal", "stricter", "looser", "incomparable"]
 
 
-class Enforcement(BaseModel):
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Enforcement:
     """How one control's value comes into force on one host.
 
     ``enforced``: by the layers that are meant for it. ``replaced``: by other layers that carry the
     same rules. ``degraded``: weaker than asked, or (``by`` is empty) not at all. ``because`` says
     why it isn't ``enforced``, ``fact`` names the host fact at fault, ``fix`` what would change it.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     kind: Literal["enforced", "replaced", "degraded"]
     by: tuple[str, ...] = ()

@@ -7,11 +7,10 @@ bytes (surrogateescape); sizes are bytes, durations milliseconds, CPUs thousandt
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
-from pydantic import Field
-
-from hardrun.host.facts import Frozen
+from hardrun.values import plain
 
 
 class Request(NamedTuple):
@@ -22,7 +21,8 @@ class Request(NamedTuple):
     origin: str
 
 
-class Mount(Frozen):
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Mount:
     """A directory or file that the sandbox is to see.
 
     ``source`` is an absolute path of the host without symlinks (None for a tmpfs), ``destination``
@@ -36,14 +36,16 @@ class Mount(Frozen):
     origin: str
 
 
-class Environment(Frozen):
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Environment:
     """Names to take over from the caller, and values that are set."""
 
     inherit: tuple[str, ...] = ()
     values: tuple[tuple[str, str], ...] = ()
 
 
-class Workload(Frozen):
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Workload:
     """A request to run one command.
 
     ``links`` are symlinks (path inside, target) that a toolchain needs in order to be found under
@@ -60,14 +62,14 @@ class Workload(Frozen):
     links: tuple[tuple[str, str], ...] = ()
     environment: Environment = Environment()
     network: str | None = None
-    limits: Mapping[str, int] = Field(default_factory=dict)
+    limits: Mapping[str, int] = field(default_factory=dict)
     user: tuple[int, int] | None = None
     hostname: str | None = None
-    labels: Mapping[str, str] = Field(default_factory=dict)
+    labels: Mapping[str, str] = field(default_factory=dict)
     trust: str | None = None
     terminal: bool = False
     interactive: bool = False
-    origins: Mapping[str, str] = Field(default_factory=dict)
+    origins: Mapping[str, str] = field(default_factory=dict)
 
     def requests(self) -> tuple[Request, ...]:
         """Every control that was asked for, in the order of their ids.
@@ -98,7 +100,7 @@ class Workload(Frozen):
 
         A Decision is stored and shown; a token given by ``--env TOKEN=…`` must not be in it.
         """
-        document = self.model_dump(mode="python")
+        document: dict[str, Any] = plain(self)
         document["environment"] = {"inherit": list(self.environment.inherit),
                                    "set": [name for name, _ in self.environment.values]}
         return document

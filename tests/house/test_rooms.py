@@ -24,7 +24,7 @@ ROWS = (
     ("posture", "workload"),
     ("host",),
     ("kernel",),
-    ("errors", "data", "cache"),
+    ("errors", "data", "values", "cache"),
 )
 RANK = {room: len(ROWS) - number for number, row in enumerate(ROWS) for room in row}
 # Room of the importer, module imported: each with its reason.

@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
@@ -37,8 +38,8 @@ def test_landlock_has_the_abi_of_the_system_call() -> None:
 
 def test_what_is_missing_says_why(executor: Path) -> None:
     facts = probe(str(executor))
-    for name in type(facts).model_fields:
-        fact = getattr(facts, name)
+    for field in fields(facts):
+        name, fact = field.name, getattr(facts, field.name)
         if hasattr(fact, "available") and not fact.available:
             assert fact.detail, name
             assert fact.layer, name

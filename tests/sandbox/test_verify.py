@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -66,9 +67,9 @@ def with_value(decision: Decision, control_id: str, value: Any) -> Decision:
     """The same Decision with one control at another value."""
     control = BY_ID[control_id]
     controls = tuple(
-        c.model_copy(update={"value": control.dump(value), "shown": control.show(value)})
+        replace(c, value=control.dump(value), shown=control.show(value))
         if c.control == control_id else c for c in decision.controls)
-    return decision.model_copy(update={"controls": controls})
+    return replace(decision, controls=controls)
 
 
 def test_every_process_of_a_sandbox_is_found(running: Running) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from hardrun.cli.explain import lines_of
 from hardrun.policy.decision import ControlDecision, Danger, Decision
 from hardrun.posture.control import degraded, enforced, replaced
@@ -57,5 +59,5 @@ def test_a_danger_is_shown_with_its_reason() -> None:
 
 
 def test_a_file_name_cannot_steer_the_terminal() -> None:
-    hostile = WRITABLE.model_copy(update={"shown": "\x1b[2J"})
+    hostile = replace(WRITABLE, shown="\x1b[2J")
     assert not any("\x1b" in line for line in lines_of(decision(hostile)))

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import FrozenInstanceError
+
 import pytest
-from pydantic import ValidationError
 
 from hardrun.host.cgroup import own_directory
 from hardrun.host.facts import Fact, HostFacts, kernel_version
+from hardrun.values import load, plain
 from tests.planning import NO, facts
 
 
@@ -28,13 +31,13 @@ def test_what_no_policy_needs_does_not_lower_the_tier() -> None:
 
 def test_facts_survive_json() -> None:
     before = facts(subordinate_uids=((100000, 65536),))
-    assert HostFacts.model_validate_json(before.model_dump_json()) == before
+    assert load(HostFacts, json.loads(json.dumps(plain(before)))) == before
 
 
 def test_facts_can_not_be_changed() -> None:
-    with pytest.raises(ValidationError):
+    with pytest.raises(FrozenInstanceError):
         facts().landlock_abi = 9
-    with pytest.raises(ValidationError):
+    with pytest.raises(TypeError):
         Fact(available=True, reason="none such")  # type: ignore[call-arg]
 
 

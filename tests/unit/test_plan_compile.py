@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,8 +17,8 @@ from hardrun.plan.uapi import Clone, MountAttribute, Resource
 from tests.planning import YES, decision, facts, named, plan, workload
 
 HELPERS = {"id_ranges": YES,
-           "newuidmap": YES.model_copy(update={"detail": "/usr/bin/newuidmap"}),
-           "newgidmap": YES.model_copy(update={"detail": "/usr/bin/newgidmap"}),
+           "newuidmap": replace(YES, detail="/usr/bin/newuidmap"),
+           "newgidmap": replace(YES, detail="/usr/bin/newgidmap"),
            "subordinate_uids": ((100000, 65536),), "subordinate_gids": ((200000, 65536),)}
 
 
@@ -267,8 +268,8 @@ def test_a_policy_that_accepts_landlock_gets_no_label() -> None:
 def test_an_unknown_control_is_an_error_and_never_a_default() -> None:
     asked = workload()
     decided = decision(asked, facts())
-    less = decided.model_copy(update={"controls": tuple(
-        c for c in decided.controls if c.control != "no_new_privs")})
+    less = replace(decided, controls=tuple(
+        c for c in decided.controls if c.control != "no_new_privs"))
     with pytest.raises(PlanError, match="no_new_privs"):
         compile_plan(less, asked, facts(), pinned=True)
 
