@@ -8,7 +8,7 @@ static bool matches(const char *variable, const char *name)
 {
 	size_t size = strlen(name);
 	if (size && name[size - 1] == '*')
-		return strncmp(variable, name, size - 1) == 0;
+		return strncmp(variable, name, size - 1) == 0 && strchr(variable, '=');
 	return strncmp(variable, name, size) == 0 && variable[size] == '=';
 }
 

@@ -1,4 +1,4 @@
-/* Datagrams between the sandbox and its parent: failures, readiness, the end. */
+/* What the sandbox asks of its parent before the workload starts. */
 #include "executor.h"
 
 #include <string.h>
@@ -6,14 +6,15 @@
 #include <time.h>
 #include <unistd.h>
 
-int control_send(int fd, const struct message *message, int passed_fd)
+int control_send(int fd, enum request request, int passed_fd)
 {
+	char byte = (char)request;
 	union {
 		struct cmsghdr header;
 		char space[CMSG_SPACE(sizeof(int))];
 	} control = {.header = {.cmsg_len = CMSG_LEN(sizeof(int)), .cmsg_level = SOL_SOCKET,
 				.cmsg_type = SCM_RIGHTS}};
-	struct iovec part = {.iov_base = (void *)(uintptr_t)message, .iov_len = sizeof *message};
+	struct iovec part = {.iov_base = &byte, .iov_len = 1};
 	struct msghdr header = {.msg_iov = &part, .msg_iovlen = 1};
 	if (passed_fd >= 0) {
 		memcpy(CMSG_DATA(&control.header), &passed_fd, sizeof passed_fd);
@@ -21,7 +22,7 @@ int control_send(int fd, const struct message *message, int passed_fd)
 		header.msg_controllen = sizeof control;
 	}
 	/* Never interrupted: signals are blocked, or deadly, in those who call this. */
-	return sendmsg(fd, &header, MSG_NOSIGNAL) == sizeof *message ? 0 : -1;
+	return sendmsg(fd, &header, MSG_NOSIGNAL) == 1 ? 0 : -1;
 }
 
 static void take_control(struct msghdr *header, pid_t *sender, int *passed_fd)
@@ -44,13 +45,13 @@ static void take_control(struct msghdr *header, pid_t *sender, int *passed_fd)
 }
 
 /* The sender's pid is the kernel's word, translated into the parent's pid namespace. */
-ssize_t control_receive(int fd, struct message *message, pid_t *sender, int *passed_fd)
+ssize_t control_receive(int fd, char *request, pid_t *sender, int *passed_fd)
 {
 	union {
 		struct cmsghdr header;
 		char space[CMSG_SPACE(sizeof(int)) + CMSG_SPACE(3 * sizeof(int))];
 	} control;
-	struct iovec part = {.iov_base = message, .iov_len = sizeof *message};
+	struct iovec part = {.iov_base = request, .iov_len = 1};
 	struct msghdr header = {.msg_iov = &part, .msg_iovlen = 1, .msg_control = &control,
 				.msg_controllen = sizeof control};
 	ssize_t size = recvmsg(fd, &header, MSG_CMSG_CLOEXEC | MSG_DONTWAIT);
@@ -58,8 +59,6 @@ ssize_t control_receive(int fd, struct message *message, pid_t *sender, int *pas
 	*passed_fd = -1;
 	if (size > 0)
 		take_control(&header, sender, passed_fd);
-	if (size > 0 && size != sizeof *message)
-		memset(message, 0, sizeof *message);
 	return size;
 }
 

@@ -48,35 +48,31 @@ static int hand_over(const struct sandbox *sandbox)
 static int start(struct sandbox *sandbox)
 {
 	struct streams *streams;
-	struct failure failure = {.set = 1};
 	struct operation operation;
 	pid_t init;
 	int pidfd;
-	/* One page that parent, PID 1 and workload share: how a failure gets out without a call. */
-	sandbox->failure = mmap(NULL, sizeof *sandbox->failure, PROT_READ | PROT_WRITE,
-				MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+	sandbox->shared = mmap(NULL, sizeof *sandbox->shared, PROT_READ | PROT_WRITE,
+			       MAP_SHARED | MAP_ANONYMOUS, -1, 0);
 	streams = mmap(NULL, sizeof *streams, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS,
 		       -1, 0);
-	if (sandbox->failure == MAP_FAILED || streams == MAP_FAILED)
+	if (sandbox->shared == MAP_FAILED || streams == MAP_FAILED)
 		return refuse("out of memory", errno);
-	if (launch_checks(sandbox, &failure.operation) < 0) {
-		failure.error = errno;
+	if (launch_checks(sandbox) < 0) {
+		record_failure(sandbox, errno);
 		if (sandbox->fallback.size && sandbox->site == NULL)
 			return hand_over(sandbox);
-		if (sandbox->site)
-			strncpy(failure.site, sandbox->site, sizeof failure.site - 1);
-		return parent_refuse(sandbox, streams, &failure);
+		return parent_refuse(sandbox, streams);
 	}
 	if (prepare_arguments(sandbox) < 0)
 		return refuse("can't prepare the arguments", errno);
 	if (streams_open(sandbox, streams) < 0)
 		return refuse("can't set up standard input and output", errno);
 	if (launch_clone(sandbox, &pidfd, &init) < 0) {
-		failure.error = errno;
+		sandbox->site = "clone3";
+		record_failure(sandbox, errno);
 		plan_find(&sandbox->plan, OP_CLONE, &operation);
-		failure.operation = operation.index;
-		strncpy(failure.site, "clone3", sizeof failure.site - 1);
-		return parent_refuse(sandbox, streams, &failure);
+		sandbox->shared->failure.operation = operation.index;
+		return parent_refuse(sandbox, streams);
 	}
 	return parent_main(sandbox, streams, init, pidfd);
 }

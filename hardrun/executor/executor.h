@@ -47,15 +47,18 @@ struct failure {
 	char site[SITE_SIZE];
 };
 
-enum message_kind { MESSAGE_FAILED = 1, MESSAGE_MAPS, MESSAGE_TERMINAL, MESSAGE_READY,
-		    MESSAGE_STARTED, MESSAGE_FINISHED };
-
-/* One datagram from the sandbox to the parent. */
-struct message {
-	uint32_t kind;
-	int32_t status;
+/*
+ * A page that parent, PID 1 and, until its exec, the workload share: how it went gets out without
+ * a system call, and the parent wakes once, when PID 1 is gone.
+ */
+struct shared {
 	struct failure failure;
+	uint32_t started, finished;
+	int32_t status; /* of the workload, as wait(2) has it */
 };
+
+/* What the sandbox asks of its parent, a byte each; a terminal comes as a descriptor with it. */
+enum request { REQUEST_MAPS = 'm', REQUEST_TERMINAL = 't', REQUEST_READY = 'r' };
 
 /* The image: executor, plan, decision, fallback. */
 struct image {
@@ -79,8 +82,8 @@ struct sandbox {
 	bool terminal;
 	uint32_t current; /* the operation under way */
 	const char *site; /* the system call that failed last */
-	struct failure *failure; /* in memory shared by parent, init and workload */
-	int control_fd; /* datagrams to the parent; in the parent: from the sandbox */
+	struct shared *shared;
+	int control_fd; /* requests to the parent; in the parent: from the sandbox */
 	int root_fd, proc_fd, ruleset_fd, mask_fd, terminal_fd;
 	const int *standard_fds; /* what the workload gets as 0, 1, 2 */
 };
@@ -127,7 +130,7 @@ struct blob plan_blob(const struct plan *plan, const struct operation *operation
 bool plan_find(const struct plan *plan, enum opcode opcode, struct operation *operation);
 
 /* launch.c */
-int launch_checks(struct sandbox *sandbox, uint32_t *failed);
+int launch_checks(struct sandbox *sandbox);
 int launch_clone(struct sandbox *sandbox, int *pidfd, pid_t *pid);
 void report_failure(const struct sandbox *sandbox, const struct failure *failure);
 
@@ -163,7 +166,7 @@ struct usage {
 int watch_tree(pid_t init, bool exact, struct usage *usage);
 
 /* parent.c, gate.c */
-int parent_refuse(struct sandbox *sandbox, struct streams *streams, const struct failure *failure);
+int parent_refuse(struct sandbox *sandbox, struct streams *streams);
 int parent_main(struct sandbox *sandbox, struct streams *streams, pid_t init, int pidfd);
 int gate_hold(pid_t workload, int control_fd, int gate_fd);
 int run_id_map_helpers(const struct sandbox *sandbox, pid_t init, uint32_t *failed);
@@ -185,8 +188,8 @@ int attach(struct sandbox *sandbox, int tree_fd, const char *destination);
 int clone_tree(struct sandbox *sandbox, int source_fd, unsigned recursive, uint64_t attributes);
 
 /* control.c */
-int control_send(int fd, const struct message *message, int passed_fd);
-ssize_t control_receive(int fd, struct message *message, pid_t *sender, int *passed_fd);
+int control_send(int fd, enum request request, int passed_fd);
+ssize_t control_receive(int fd, char *request, pid_t *sender, int *passed_fd);
 int control_wait(int fd);
 uint64_t now_ms(void);
 

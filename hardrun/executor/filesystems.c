@@ -85,13 +85,12 @@ int perform_mount_proc(struct sandbox *sandbox, const struct operation *operatio
  */
 static int open_terminal(struct sandbox *sandbox, int devpts_fd)
 {
-	struct message message = {.kind = MESSAGE_TERMINAL};
 	int unlocked = 0, result, master_fd;
 	CHECK(master_fd = openat(devpts_fd, "ptmx", O_RDWR | O_NOCTTY | O_CLOEXEC), "openat");
 	CHECK(ioctl(master_fd, TIOCSPTLCK, &unlocked), "TIOCSPTLCK");
 	CHECK(sandbox->terminal_fd = ioctl(master_fd, TIOCGPTPEER_REQUEST,
 					   O_RDWR | O_NOCTTY | O_CLOEXEC), "TIOCGPTPEER");
-	result = control_send(sandbox->control_fd, &message, master_fd);
+	result = control_send(sandbox->control_fd, REQUEST_TERMINAL, master_fd);
 	close(master_fd);
 	return result < 0 ? fail(sandbox, "sendmsg") : 0;
 }

@@ -32,18 +32,11 @@ int perform(struct sandbox *sandbox, enum phase phase)
 
 void record_failure(struct sandbox *sandbox, int error)
 {
-	struct failure *failure = sandbox->failure;
+	struct failure *failure = &sandbox->shared->failure;
 	failure->operation = sandbox->current;
 	failure->error = error;
 	strncpy(failure->site, sandbox->site ? sandbox->site : "", sizeof failure->site - 1);
 	failure->set = 1;
-}
-
-static _Noreturn void give_up(struct sandbox *sandbox)
-{
-	struct message message = {.kind = MESSAGE_FAILED, .failure = *sandbox->failure};
-	control_send(sandbox->control_fd, &message, -1);
-	_exit(EXIT_REFUSED);
 }
 
 /*
@@ -118,12 +111,10 @@ static void forward(pid_t workload, int number)
 	}
 }
 
-static void finish(struct sandbox *sandbox, int status)
+static _Noreturn void finish(struct sandbox *sandbox, int status)
 {
-	struct message message = {.kind = MESSAGE_FINISHED, .status = status};
-	if (sandbox->failure->set)
-		give_up(sandbox);
-	control_send(sandbox->control_fd, &message, -1);
+	sandbox->shared->status = status;
+	sandbox->shared->started = sandbox->shared->finished = !sandbox->shared->failure.set;
 	_exit(0);
 }
 
@@ -136,10 +127,11 @@ static _Noreturn void supervise(struct sandbox *sandbox, pid_t workload)
 		int status, number = sigwaitinfo(&all, &info);
 		if (number == SIGCHLD) {
 			for (pid_t pid; (pid = waitpid(-1, &status, WNOHANG | __WALL)) > 0;)
-				if (pid == workload)
+				/* A workload may make us its tracer: a stop is not its end. */
+				if (pid == workload && !WIFSTOPPED(status))
 					finish(sandbox, status);
-		} else if (number > 0 && info.si_pid == 0) {
-			/* pid 0: sent from outside this pid namespace, that is by the parent. */
+		} else if (number > 0 && info.si_code == SI_USER && info.si_pid == 0) {
+			/* pid 0, in the kernel's words: from outside this pid namespace. */
 			forward(workload, number);
 		}
 	}
@@ -147,7 +139,6 @@ static _Noreturn void supervise(struct sandbox *sandbox, pid_t workload)
 
 _Noreturn void init_main(struct sandbox *sandbox)
 {
-	struct message started = {.kind = MESSAGE_STARTED};
 	pid_t workload;
 	sandbox->current = NO_OPERATION;
 	reset_signals();
@@ -155,10 +146,9 @@ _Noreturn void init_main(struct sandbox *sandbox)
 	    perform(sandbox, PHASE_INIT) < 0 || follow_parent(sandbox) < 0 ||
 	    (workload = start_workload(sandbox)) < 0) {
 		record_failure(sandbox, errno);
-		give_up(sandbox);
+		_exit(EXIT_REFUSED);
 	}
 	close_all_but_control(sandbox, 0);
-	if (!sandbox->failure->set)
-		control_send(sandbox->control_fd, &started, -1);
+	sandbox->shared->started = !sandbox->gated && !sandbox->shared->failure.set;
 	supervise(sandbox, workload);
 }

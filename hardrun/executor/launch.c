@@ -40,8 +40,7 @@ static bool same_content(const char *path, const char *content)
 	return strcmp(buffer, content) == 0;
 }
 
-/* getgroups(2) promises no order; the plan's list is sorted. */
-/* getgroups(2) may or may not tell the gid itself: a plan need not list it. */
+/* getgroups(2) promises no order, and may or may not tell the gid itself. */
 static bool same_groups(struct blob wanted, gid_t own)
 {
 	gid_t groups[1024];
@@ -100,14 +99,14 @@ static int join_keyring(struct sandbox *sandbox, const char *name)
 	return 0;
 }
 
-int launch_checks(struct sandbox *sandbox, uint32_t *failed)
+int launch_checks(struct sandbox *sandbox)
 {
 	struct operation operation;
 	for (uint32_t i = 0; i < sandbox->plan.count; i++) {
 		plan_operation(&sandbox->plan, i, &operation);
 		if (operation.type->phase != PHASE_LAUNCH)
 			break;
-		*failed = i;
+		sandbox->current = i;
 		sandbox->site = NULL;
 		if (operation.type->opcode == OP_JOIN_SESSION_KEYRING &&
 		    join_keyring(sandbox, plan_string(&sandbox->plan, &operation, 0)) < 0)

@@ -54,8 +54,7 @@ int perform_write_id_map(struct sandbox *sandbox, const struct operation *operat
 int perform_await_id_maps(struct sandbox *sandbox, const struct operation *operation)
 {
 	(void)operation;
-	struct message message = {.kind = MESSAGE_MAPS};
-	CHECK(control_send(sandbox->control_fd, &message, -1), "sendmsg");
+	CHECK(control_send(sandbox->control_fd, REQUEST_MAPS, -1), "sendmsg");
 	CHECK(control_wait(sandbox->control_fd), "recv");
 	return 0;
 }

@@ -22,17 +22,16 @@ enum { POLL_SIGNALS, POLL_INIT, POLL_CONTROL, POLL_LIFELINE, POLL_INPUT, POLL_OU
 
 struct parent {
 	struct sandbox *sandbox;
+	struct shared *shared;
 	struct streams *streams;
 	pid_t init;
 	int pidfd, signal_fd, lifeline_fd, report_fd, gate_fd;
 	uint64_t begun, deadline, next_watch, memory_limit, cpu_limit;
 	const char *outcome; /* why the parent ended the sandbox, or how it ended */
-	struct failure failure;
 	struct rusage usage;
 	struct usage sample;
-	bool started, finished, running, silent; /* silent: no message can come any more */
+	bool running, silent; /* silent: no request can come any more */
 	unsigned interrupts;
-	int status; /* of the workload, as wait(2) has it */
 };
 
 static void send_signal(const struct parent *parent, int number)
@@ -42,7 +41,7 @@ static void send_signal(const struct parent *parent, int number)
 
 static void end_sandbox(struct parent *parent, const char *outcome)
 {
-	if (!parent->outcome && !parent->finished) {
+	if (!parent->outcome && !parent->shared->finished) {
 		parent->outcome = outcome;
 		/* Children that die with PID 1 are not in its own count: taken while they live. */
 		watch_tree(parent->init, false, &parent->sample);
@@ -52,10 +51,9 @@ static void end_sandbox(struct parent *parent, const char *outcome)
 
 static void fail_start(struct parent *parent, uint32_t operation, const char *site)
 {
-	parent->failure.set = 1;
-	parent->failure.operation = operation;
-	parent->failure.error = errno;
-	strncpy(parent->failure.site, site, sizeof parent->failure.site - 1);
+	parent->sandbox->current = operation;
+	parent->sandbox->site = site;
+	record_failure(parent->sandbox, errno);
 	end_sandbox(parent, "internal");
 }
 
@@ -64,42 +62,32 @@ static void hold_at_gate(struct parent *parent, pid_t workload)
 	struct operation operation;
 	plan_find(&parent->sandbox->plan, OP_GATE, &operation);
 	if (gate_hold(workload, parent->sandbox->control_fd, parent->gate_fd) == 0)
-		return;
-	if (errno == ECANCELED)
+		parent->shared->started = 1;
+	else if (errno == ECANCELED)
 		end_sandbox(parent, "cancelled");
 	else
 		fail_start(parent, operation.index, "ptrace");
 }
 
-static void take_messages(struct parent *parent)
+static void take_requests(struct parent *parent)
 {
-	struct message message;
 	uint32_t failed;
 	ssize_t size;
 	pid_t sender;
+	char request;
 	int fd;
-	while ((size = control_receive(parent->sandbox->control_fd, &message, &sender, &fd)) > 0)
-		switch (message.kind) {
-		case MESSAGE_FAILED:
-			parent->failure = message.failure;
-			break;
-		case MESSAGE_MAPS:
+	while ((size = control_receive(parent->sandbox->control_fd, &request, &sender, &fd)) > 0)
+		switch (request) {
+		case REQUEST_MAPS:
 			if (run_id_map_helpers(parent->sandbox, parent->init, &failed) < 0)
 				fail_start(parent, failed, "id map helper");
 			break;
-		case MESSAGE_TERMINAL:
+		case REQUEST_TERMINAL:
 			if (fd >= 0)
 				streams_terminal(parent->streams, fd);
 			break;
-		case MESSAGE_READY:
+		case REQUEST_READY:
 			hold_at_gate(parent, sender);
-			break;
-		case MESSAGE_STARTED:
-			parent->started = true;
-			break;
-		case MESSAGE_FINISHED:
-			parent->started = parent->finished = true;
-			parent->status = message.status;
 			break;
 		default:
 			break;
@@ -163,7 +151,6 @@ static int patience(const struct parent *parent)
 static void reap(struct parent *parent)
 {
 	int status;
-	take_messages(parent);
 	if (wait4(parent->init, &status, __WALL, &parent->usage) == parent->init)
 		parent->running = false;
 }
@@ -192,7 +179,7 @@ static bool step(struct parent *parent)
 	if (polls[POLL_SIGNALS].revents)
 		take_signals(parent);
 	if (polls[POLL_CONTROL].revents)
-		take_messages(parent);
+		take_requests(parent);
 	for (int i = 0; i < 3; i++)
 		if (polls[POLL_INPUT + i].revents)
 			relay_step(streams, relays[i]);
@@ -218,6 +205,8 @@ static void configure(struct parent *parent)
 	parent->lifeline_fd = plan_find(plan, OP_LIFELINE, &operation) ? (int)operation.values[0] : -1;
 	parent->report_fd = plan_find(plan, OP_REPORT, &operation) ? (int)operation.values[0] : -1;
 	parent->gate_fd = plan_find(plan, OP_GATE, &operation) ? (int)operation.values[0] : -1;
+	parent->silent = !parent->sandbox->gated && !parent->sandbox->terminal &&
+			 !plan_find(plan, OP_AWAIT_ID_MAPS, &operation);
 	parent->begun = now_ms();
 	if (plan_find(plan, OP_TIMEOUT, &operation) && operation.values[0] < UINT32_MAX)
 		parent->deadline = parent->begun + operation.values[0];
@@ -238,25 +227,25 @@ static uint64_t cpu_us(const struct timeval *time)
 static bool cpu_limit_reached(const struct parent *parent)
 {
 	uint64_t used = cpu_us(&parent->usage.ru_utime) + cpu_us(&parent->usage.ru_stime);
-	return parent->cpu_limit && WIFSIGNALED(parent->status) &&
-	       (WTERMSIG(parent->status) == SIGXCPU || WTERMSIG(parent->status) == SIGKILL) &&
+	return parent->cpu_limit && WIFSIGNALED(parent->shared->status) &&
+	       (WTERMSIG(parent->shared->status) == SIGXCPU || WTERMSIG(parent->shared->status) == SIGKILL) &&
 	       used / 1000 + 20 >= parent->cpu_limit;
 }
 
 static int conclude(struct parent *parent)
 {
 	struct operation operation = {.type = NULL};
-	if (parent->failure.set) {
-		if (parent->failure.operation < parent->sandbox->plan.count)
-			plan_operation(&parent->sandbox->plan, parent->failure.operation, &operation);
+	if (parent->shared->failure.set) {
+		if (parent->shared->failure.operation < parent->sandbox->plan.count)
+			plan_operation(&parent->sandbox->plan, parent->shared->failure.operation, &operation);
 		parent->outcome = "internal";
-		parent->started = false;
+		parent->shared->started = false;
 		/* Who asked for a report reads it there, and once. */
 		if (parent->report_fd < 0)
-			report_failure(parent->sandbox, &parent->failure);
+			report_failure(parent->sandbox, &parent->shared->failure);
 		if (!operation.type || operation.type->opcode != OP_EXECUTE)
 			return EXIT_REFUSED;
-		return parent->failure.error == ENOENT || parent->failure.error == ENOTDIR
+		return parent->shared->failure.error == ENOENT || parent->shared->failure.error == ENOTDIR
 			       ? EXIT_NOT_FOUND : EXIT_NOT_EXECUTABLE;
 	}
 	if (parent->outcome) {
@@ -265,18 +254,18 @@ static int conclude(struct parent *parent)
 			tell(parent->outcome, 0);
 		return strcmp(parent->outcome, "timeout") ? 128 + SIGKILL : EXIT_TIMEOUT;
 	}
-	if (!parent->finished) {
+	if (!parent->shared->finished) {
 		/* PID 1 was killed from outside, by the kernel for want of memory perhaps. */
 		parent->outcome = "signaled";
-		parent->status = SIGKILL;
+		parent->shared->status = SIGKILL;
 		return 128 + SIGKILL;
 	}
-	if (WIFEXITED(parent->status)) {
+	if (WIFEXITED(parent->shared->status)) {
 		parent->outcome = "exited";
-		return WEXITSTATUS(parent->status);
+		return WEXITSTATUS(parent->shared->status);
 	}
 	parent->outcome = cpu_limit_reached(parent) ? "cpu-limit" : "signaled";
-	return 128 + WTERMSIG(parent->status);
+	return 128 + WTERMSIG(parent->shared->status);
 }
 
 static void report_line(int fd, const char *key, uint64_t value, const char *string)
@@ -294,12 +283,12 @@ static void report_line(int fd, const char *key, uint64_t value, const char *str
 
 static void write_report(const struct parent *parent)
 {
-	int fd = parent->report_fd, status = parent->status;
+	int fd = parent->report_fd, status = parent->shared->status;
 	uint64_t user = cpu_us(&parent->usage.ru_utime), system = cpu_us(&parent->usage.ru_stime);
 	if (fd < 0)
 		return;
 	report_line(fd, "outcome", 0, parent->outcome);
-	report_line(fd, "started", parent->started, NULL);
+	report_line(fd, "started", parent->shared->started, NULL);
 	report_line(fd, "status", (uint64_t)(WIFEXITED(status) ? WEXITSTATUS(status)
 							       : WTERMSIG(status)), NULL);
 	report_line(fd, "wall_ms", now_ms() - parent->begun, NULL);
@@ -309,17 +298,17 @@ static void write_report(const struct parent *parent)
 	report_line(fd, "max_rss_kib", (uint64_t)parent->usage.ru_maxrss, NULL);
 	report_line(fd, "output_bytes", parent->streams->bytes, NULL);
 	report_line(fd, "truncated", parent->streams->truncated, NULL);
-	if (!parent->failure.set)
+	if (!parent->shared->failure.set)
 		return;
-	report_line(fd, "failed_operation", parent->failure.operation, NULL);
-	report_line(fd, "failed_errno", (uint64_t)parent->failure.error, NULL);
-	report_line(fd, "failed_site", 0, parent->failure.site);
+	report_line(fd, "failed_operation", parent->shared->failure.operation, NULL);
+	report_line(fd, "failed_errno", (uint64_t)parent->shared->failure.error, NULL);
+	report_line(fd, "failed_site", 0, parent->shared->failure.site);
 }
 
 /* A start that failed before there was anything to wait for. */
-int parent_refuse(struct sandbox *sandbox, struct streams *streams, const struct failure *failure)
+int parent_refuse(struct sandbox *sandbox, struct streams *streams)
 {
-	struct parent parent = {.sandbox = sandbox, .streams = streams, .failure = *failure};
+	struct parent parent = {.sandbox = sandbox, .shared = sandbox->shared, .streams = streams};
 	int status;
 	configure(&parent);
 	status = conclude(&parent);
@@ -329,8 +318,8 @@ int parent_refuse(struct sandbox *sandbox, struct streams *streams, const struct
 
 int parent_main(struct sandbox *sandbox, struct streams *streams, pid_t init, int pidfd)
 {
-	struct parent parent = {.sandbox = sandbox, .streams = streams, .init = init,
-				.pidfd = pidfd, .running = true};
+	struct parent parent = {.sandbox = sandbox, .shared = sandbox->shared, .streams = streams,
+				.init = init, .pidfd = pidfd, .running = true};
 	sigset_t all;
 	int status;
 	sigfillset(&all);

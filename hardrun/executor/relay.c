@@ -55,8 +55,8 @@ static int open_output(struct relay *relay, int to_fd, int *child_fd)
 
 static int open_input(struct streams *streams, bool interactive)
 {
-	if (!isatty(STDIN_FILENO))
-		return 0;
+	if (!isatty(STDIN_FILENO)) /* a directory would lead out of the root (CVE-2024-21626) */
+		return openat(STDIN_FILENO, ".", O_PATH) < 0 ? 0 : (errno = EISDIR, -1);
 	if (!interactive) {
 		streams->child_fds[0] = open("/dev/null", O_RDONLY | O_CLOEXEC);
 		return streams->child_fds[0];

@@ -18,9 +18,8 @@
 /* At a gate the parent attaches here and is told of the exec by the kernel. */
 static int wait_at_gate(struct sandbox *sandbox)
 {
-	struct message ready = {.kind = MESSAGE_READY};
 	CHECK(prctl(PR_SET_DUMPABLE, 1, 0, 0, 0), "PR_SET_DUMPABLE");
-	CHECK(control_send(sandbox->control_fd, &ready, -1), "sendmsg");
+	CHECK(control_send(sandbox->control_fd, REQUEST_READY, -1), "sendmsg");
 	CHECK(control_wait(sandbox->control_fd), "recv");
 	CHECK(prctl(PR_SET_DUMPABLE, 0, 0, 0, 0), "PR_SET_DUMPABLE");
 	return 0;
