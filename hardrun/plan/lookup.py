@@ -10,7 +10,7 @@ import os
 import stat
 
 from hardrun.errors import BadInput, CommandNotExecutable, CommandNotFound
-from hardrun.plan.view import Kind, View, parents
+from hardrun.plan.view import View, parents
 from hardrun.posture.filesystem import below
 from hardrun.workload import toolchain
 from hardrun.workload.model import Workload
@@ -21,18 +21,15 @@ _ELF_INTERPRETER = 3  # PT_INTERP
 
 
 def working_directory(view: View, workload: Workload, home: str) -> str:
-    """Where the command starts: ``--workdir``, else the caller's directory when it lies beneath a
-    grant, else HOME.
+    """Where the command starts: ``--workdir``, else the caller's directory when the view has it
+    (a grant below is enough, so that ``--ro a.py`` and ``python3 a.py`` go together), else HOME.
 
     Raises BadInput when ``--workdir`` is not a directory of the view.
     """
     wanted = workload.working_directory
     if wanted is None:
-        mount = view.mount_of(view.canonical(workload.caller_directory))
-        granted = mount is not None and mount.kind is Kind.BIND
-        wanted = workload.caller_directory if granted else home
-        if not granted:
-            return wanted
+        found = view.find(workload.caller_directory)
+        return home if found.missing else found.inside
     found = view.find(wanted)
     if found.missing:
         raise BadInput(f"--workdir {wanted}: {found.missing} is not in the sandbox's view",

@@ -105,9 +105,17 @@ def test_a_working_directory_outside_the_view_is_refused(tmp_path: Path) -> None
     assert caught.value.hint == f"--rw {tmp_path}"
 
 
-def test_a_relative_command_is_the_callers_wherever_it_starts(tmp_path: Path) -> None:
+def test_a_grant_below_the_callers_directory_is_enough_to_start_there(tmp_path: Path) -> None:
     program(tmp_path / "sub/tool")
     planned = plan("sub/tool", caller_directory=str(tmp_path), ro=["sub"])
+    assert named(planned, "change_directory")[0].values == (str(tmp_path),)
+    assert named(planned, "argument")[0].values == ("sub/tool",)
+
+
+def test_a_relative_command_is_the_callers_wherever_it_starts(tmp_path: Path) -> None:
+    program(tmp_path / "sub/tool")
+    (tmp_path / "elsewhere").mkdir()
+    planned = plan("../sub/tool", caller_directory=str(tmp_path / "elsewhere"), ro=["../sub"])
     assert named(planned, "change_directory")[0].values == ("/home/tester",)
     assert named(planned, "execute")[0].values[0] == f"{tmp_path}/sub/tool"
     assert named(planned, "argument")[0].values == (f"{tmp_path}/sub/tool",)
