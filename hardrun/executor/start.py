@@ -8,7 +8,6 @@ that started it ends (prctl(2)): it lives as long as this process, or until it i
 
 from __future__ import annotations
 
-import asyncio
 import fcntl
 import os
 import socket
@@ -23,6 +22,8 @@ from hardrun.plan.format import Artefact, encode, pack
 from hardrun.plan.schema import Operation, Unsafe
 
 if TYPE_CHECKING:
+    import asyncio.subprocess
+
     from hardrun.request import Request
 
 GRACE = 5.0
@@ -217,6 +218,8 @@ async def run_async(
     at_gate: Callable[[int], None] | None = None,
 ) -> Finished:
     """As :func:`run`, for asyncio; a task that is cancelled returns when the sandbox is gone."""
+    import asyncio  # 40 ms, and whoever calls this has it
+
     with Channels(program, gate=at_gate is not None) as channels:
         pipe = subprocess.PIPE
         process = await asyncio.create_subprocess_exec(
@@ -237,6 +240,8 @@ async def run_async(
 
 
 async def _end_async(process: asyncio.subprocess.Process, channels: Channels) -> None:
+    import asyncio
+
     channels.cancel()
     try:
         await asyncio.wait_for(process.wait(), GRACE)

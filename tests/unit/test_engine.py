@@ -177,7 +177,9 @@ def test_any_bytes_of_the_command_survive_in_a_decision() -> None:
     assert pickle.loads(pickle.dumps(decision)) == copy.deepcopy(decision) == decision
 
 
-@pytest.mark.parametrize("data", [b"", b"{", b"[]", b'{"schema_version": 1}', b"\xff"])
+@pytest.mark.parametrize("data", [
+    b"", b"{", b"[]", b'{"schema_version": 1}', b"\xff", b"[" * 100_000,
+    b'{"policies": [1], "controls": []}', b'{"policies": [], "controls": [], "more": 1}'])
 def test_what_is_no_decision_is_refused(data: bytes) -> None:
     with pytest.raises(PlanError):
         Decision.from_json(data)
