@@ -6,7 +6,7 @@ That is what makes law 5 hold: the same inputs give the same digest, whoever ask
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -16,15 +16,18 @@ from hardrun.host.facts import HostFacts
 from hardrun.host.probe import probe
 from hardrun.plan.compile import PlannedRun, compile_plan
 from hardrun.plan.format import Artefact, encode, pack
+from hardrun.plan.isolation import dependency_of
 from hardrun.plan.late import bind_caller_directory
 from hardrun.policy.decision import Decision
 from hardrun.policy.engine import decide as grant
 from hardrun.policy.engine import holds_any_directory
 from hardrun.policy.load import Dependency, load_policies
 from hardrun.policy.loaded import LoadedPolicy
+from hardrun.posture import ways_out
 from hardrun.posture.filesystem import below
-from hardrun.workload.flags import from_flags
-from hardrun.workload.model import Workload
+from hardrun.workload.flags import from_flags, split_destination
+from hardrun.workload.model import Mount, Workload
+from hardrun.workload.toolchain import walk
 
 FLAGS = ("trust", "label", "rootfs", "ro", "rw", "tmpfs", "toolchain", "workdir", "env", "user",
          "hostname", "network", "limits", "terminal", "interactive")
@@ -91,8 +94,48 @@ def decide(argv: Sequence[str], *, policies: Sequence[str] = (), **flags: Any) -
                           search_path=os.environ.get("PATH", os.defpath), **flags)
     _check_cache(workload)
     loaded = load_policies(policies)
-    decision = grant(replace(workload, argv=workload.argv[:1]), loaded.policies, facts)
-    return Request(workload.argv, workload, decision, facts, loaded.policies, loaded.dependencies)
+    asked = replace(workload, argv=workload.argv[:1])
+    judged = _by_known_names(asked)
+    if judged != asked:
+        grant(judged, loaded.policies, facts)
+    decision = grant(asked, loaded.policies, facts)
+    links = _links(directory, flags)
+    return Request(workload.argv, workload, decision, facts, loaded.policies,
+                   (*loaded.dependencies, *links))
+
+
+def _by_known_names(workload: Workload) -> Workload:
+    """The workload with grants of what a known way out leads to under the name of that way out.
+
+    ~/.aws may be a link into a directory of dotfiles. The engine compares names and looks at no
+    file, and the sources of grants come to it resolved.
+    """
+    def named(mount: Mount) -> Mount:
+        control = "filesystem.writable" if mount.access == "rw" else "filesystem.readable"
+        for way in ways_out.touched(control, workload.home, workload.home):
+            real = os.path.realpath(way.value)
+            if mount.source and real != way.value and below(way.value, workload.home) \
+                    and (below(mount.source, real) or below(real, mount.source)):
+                return replace(mount, source=way.value)
+        return mount
+
+    return replace(workload, mounts=tuple(named(mount) for mount in workload.mounts))
+
+
+def _links(directory: str, flags: Mapping[str, Any]) -> tuple[Dependency, ...]:
+    """The symlinks that the sources of grants were reached through.
+
+    A stored plan holds where they led: after ``ln -sfn releases/2 current`` it must be made anew.
+    """
+    paths = [os.environ.get("HOME", ""), flags.get("rootfs") or ""]
+    paths += [split_destination(text)[0] for name in ("ro", "rw") for text in flags.get(name, ())]
+    links = {link for path in paths if path
+             for link, target in walk(os.path.normpath(os.path.join(directory, path))) if target}
+    found: list[Dependency] = []
+    for link in sorted(links):
+        path, device, inode, mtime_ns, ctime_ns = dependency_of(link)
+        found.append(Dependency(path, bool(inode), device, inode, mtime_ns, ctime_ns))
+    return tuple(found)
 
 
 def _check_cache(workload: Workload) -> None:

@@ -183,11 +183,8 @@ def _refusal(control: Control[Any], asked: Asked, bounds: Sequence[Said],
         found = _way_out(control.id, asked.value, bounds, places.home)
         if found is not None:
             path, way, line = found
-            relation = "is" if path == way.value else "lies below" if below(path, way.value) \
-                else "contains"
-            what = f"{path} {relation} {way.value} ({way.opens})" if path != way.value \
-                else f"{path} ({way.opens})"
-            return Refusal(control.id, control.show(asked.value), asked.origin, "", (line,), what)
+            return Refusal(control.id, control.show(asked.value), asked.origin, "", (line,),
+                           _described(path, way))
     return None
 
 
@@ -222,6 +219,29 @@ def grant(asked: Mapping[str, Asked], policies: Sequence[LoadedPolicy], places: 
         raise PolicyRefused("refused: " + "; ".join(map(str, refusals)), refusals=tuple(refusals),
                             hint=hints or None)
     return tuple(grants)
+
+
+def _check_rootfs(rootfs: str, policies: Sequence[LoadedPolicy], places: Places) -> None:
+    """Refuse a root file system that shows a known way out: all that lies in it can be read.
+
+    One below the store of a container engine is an image; the store itself is a way out. Raises
+    PolicyRefused.
+    """
+    control = BY_ID["filesystem.readable"]
+    bounds = _bounds(control.id, policies, places)
+    for way in ways_out.touched(control.id, rootfs, places.home):
+        image = way.opens == ways_out.IMAGES and rootfs != way.value and below(rootfs, way.value)
+        for said in [] if image else bounds:
+            if not any(below(way.value, e) or below(rootfs, e) for e in said.excepted):
+                refusal = Refusal(control.id, rootfs, "--rootfs", "", (said.origin,),
+                                  _described(rootfs, way), "name a directory with an image in it")
+                raise PolicyRefused(f"refused: {refusal}", refusals=(refusal,), hint=refusal.hint)
+
+
+def _described(path: str, way: ways_out.WayOut) -> str:
+    relation = "lies below" if below(path, way.value) else "contains"
+    return f"{path} {relation} {way.value} ({way.opens})" if path != way.value \
+        else f"{path} ({way.opens})"
 
 
 def _hint(control: Control[Any], asked: Asked, refusal: Refusal, bounds: Sequence[Said],
@@ -315,6 +335,8 @@ def decide(workload: Workload, policies: Sequence[LoadedPolicy], facts: HostFact
     selected = applying(policies, workload, facts)
     asked = {r.control: Asked(r.value, r.origin) for r in workload.requests()}
     grants = grant(asked, selected, places, known=policies)
+    if workload.rootfs is not None:
+        _check_rootfs(workload.rootfs, selected, places)
     enforced = [(g, g.control.enforcement(g.value, facts)) for g in grants]
     _unsupported(enforced, selected)
     return Decision(

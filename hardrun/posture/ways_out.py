@@ -65,6 +65,8 @@ _NAMESPACES: Mapping[str, str] = {
     "cgroup": "the host's tree of cgroups (CVE-2022-0492)",
 }
 
+IMAGES = "images and containers of the engine"
+
 # What may not be seen at all: sockets that give a host away, kernel interfaces, secrets.
 _SEEN: Mapping[str, str] = {
     "/proc": "the host's processes",
@@ -78,8 +80,8 @@ _SEEN: Mapping[str, str] = {
     "/run/user": "sockets of the user's session: systemd, bus, keyring, agents",
     "/run/secrets": "secrets",
     "/var/run": "what /run has",
-    "/var/lib/docker": "images and containers of the engine",
-    "/var/lib/containers": "images and containers of the engine",
+    "/var/lib/docker": IMAGES,
+    "/var/lib/containers": IMAGES,
     "/tmp/.X11-unix": "the display: key strokes and windows",  # nosec B108 - refused, not used
     "/etc/shadow": "password hashes",
     "/etc/gshadow": "password hashes",
@@ -99,7 +101,7 @@ _SEEN: Mapping[str, str] = {
     "$HOME/.kube": "cluster credentials",
     "$HOME/.docker": "registry credentials and the engine's socket",
     "$HOME/.config/containers": "registry credentials",
-    "$HOME/.local/share/containers": "images and containers of the engine",
+    "$HOME/.local/share/containers": IMAGES,
     "$HOME/.netrc": "passwords",
     "$HOME/.git-credentials": "passwords",
     "$HOME/.config/git/credentials": "passwords",

@@ -194,3 +194,16 @@ def test_a_decision_of_another_version_is_refused() -> None:
 def test_a_control_that_does_not_exist_is_bad_input() -> None:
     with pytest.raises(BadInput, match="no control"):
         grant({"limits.luck": Asked(1, "--luck")}, UNTRUSTED, Places(PROJECT, HOME))
+
+
+@pytest.mark.parametrize("rootfs", ["/", "/home", HOME, f"{HOME}/.ssh", f"{HOME}/.ssh/x", "/etc",
+                                    "/run", "/var/lib/containers"])
+def test_a_root_file_system_that_shows_a_known_way_out_is_refused(rootfs: str) -> None:
+    assert "--rootfs; policies/" in _refused(rootfs=rootfs).message
+    assert "known way out" in _refused(rootfs=rootfs).message
+
+
+@pytest.mark.parametrize("rootfs", [
+    "/srv/image", f"{HOME}/images/alpine", "/var/lib/containers/storage/overlay/1/merged"])
+def test_an_image_is_a_root_file_system(rootfs: str) -> None:
+    assert decide(workload(rootfs=rootfs), UNTRUSTED, facts())
