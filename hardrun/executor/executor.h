@@ -172,7 +172,7 @@ int gate_hold(pid_t workload, int control_fd, int gate_fd);
 int run_id_map_helpers(const struct sandbox *sandbox, pid_t init, uint32_t *failed);
 void reset_signals(void);
 
-/* init.c, workload.c; perform_* of each operation: operations.h */
+/* init.c, workload.c, perform.c; perform_* of each operation: operations.h */
 _Noreturn void init_main(struct sandbox *sandbox);
 int workload_main(void *sandbox);
 int perform(struct sandbox *sandbox, enum phase phase);

@@ -1,43 +1,15 @@
 /* PID 1: builds the view, gives up every right, forks the workload, reaps, forwards signals. */
-#define PERFORMER_TABLE
 #include "executor.h"
 #include "uapi.h"
 
 #include <sched.h>
 #include <signal.h>
-#include <string.h>
 #include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
-
-int perform(struct sandbox *sandbox, enum phase phase)
-{
-	struct operation operation;
-	for (uint32_t i = 0; i < sandbox->plan.count; i++) {
-		plan_operation(&sandbox->plan, i, &operation);
-		if (operation.type->phase != phase)
-			continue;
-		sandbox->current = i;
-		/* argv and environment were laid out before the clone: nothing to perform. */
-		if (operation.type->opcode < sizeof performers / sizeof *performers &&
-		    performers[operation.type->opcode] &&
-		    performers[operation.type->opcode](sandbox, &operation) < 0)
-			return -1;
-	}
-	return 0;
-}
-
-void record_failure(struct sandbox *sandbox, int error)
-{
-	struct failure *failure = &sandbox->shared->failure;
-	failure->operation = sandbox->current;
-	failure->error = error;
-	strncpy(failure->site, sandbox->site ? sandbox->site : "", sizeof failure->site - 1);
-	failure->set = 1;
-}
 
 /*
  * A disposition that the caller left ignored would be the workload's too. The C library keeps its

@@ -287,11 +287,19 @@ def _unsupported(grants: Sequence[tuple[Grant, Enforcement]],
             if accepted == "refuse" or (accepted == "weaker" and not enforcement.by):
                 lacking.append((granted, enforcement))
     if lacking:
-        words = "; ".join(f"{g.control.id} {g.control.show(g.value)}: {e.because}"
-                          for g, e in lacking)
+        causes: dict[str, list[str]] = {}
+        for granted, enforcement in lacking:
+            causes.setdefault(enforcement.because, []).append(granted.control.id)
+        words = "; ".join(f"{_few(controls)}: {because}" for because, controls in causes.items())
         fixes = dict.fromkeys(e.fix for _, e in lacking if e.fix)
         raise HostUnsupported(f"this host can't enforce {words}", fact=lacking[0][1].fact,
                               hint="; ".join(fixes) or "hardrun doctor says what is missing")
+
+
+def _few(names: Sequence[str]) -> str:
+    """At most three names; one cause can take a dozen controls with it."""
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return ", ".join(names[:3]) + more
 
 
 def _dangers(grants: Iterable[Grant], policies: Iterable[LoadedPolicy],

@@ -37,6 +37,10 @@ class Descriptors(Covering[int]):
 
 
 def _no_new_privs(value: bool, facts: HostFacts) -> Enforcement:
+    """Where a policy leaves it off the kernel still demands it for filters (seccomp(2), EACCES)."""
+    if not value and (facts.seccomp.available or facts.landlock_abi):
+        return Enforcement(kind="replaced", by=("no_new_privs", "nosuid mounts"),
+                           because="on all the same: an ordinary user's filter needs it")
     return enforced("no_new_privs", "nosuid mounts") if value else enforced("not restricted")
 
 

@@ -148,6 +148,9 @@ def test_a_host_without_user_namespaces_is_refused_with_the_fix() -> None:
     with pytest.raises(HostUnsupported, match="no user namespace: EPERM") as caught:
         decide(workload(), UNTRUSTED, facts(user_namespaces=NO))
     assert caught.value.hint == NO.fix
+    # One cause takes a dozen controls with it: it is told once, in a line that can be read.
+    assert str(caught.value).count("no user namespace: EPERM") == 1
+    assert "more: no user namespace" in str(caught.value)
 
 
 def test_a_danger_that_is_used_is_in_the_decision_with_its_reason() -> None:

@@ -107,7 +107,16 @@ def test_every_control_says_what_it_means_and_is_enforced_on_an_ordinary_host(
         assert control.load(control.dump(value)) == value
         assert control.enforcement(value, facts()).kind in ("enforced", "replaced", "degraded")
     assert control.at_most(control.default, control.loosest)
-    assert control.enforcement(control.loosest, facts()).kind == "enforced"
+    # What nothing restricts is enforced by nothing, but for what the kernel demands of a filter.
+    loosest = "replaced" if control.id == "no_new_privs" else "enforced"
+    assert control.enforcement(control.loosest, facts()).kind == loosest
+
+
+def test_no_new_privs_is_said_to_be_on_where_a_filter_needs_it() -> None:
+    control = BY_ID["no_new_privs"]
+    assert "filter needs it" in control.enforcement(False, facts()).because
+    bare = facts(seccomp=NO, landlock_abi=0)
+    assert control.enforcement(False, bare).by == ("not restricted",)
 
 
 def test_control_ids_are_unique() -> None:

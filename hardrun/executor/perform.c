@@ -1,0 +1,31 @@
+/* The interpreter: the operations of a phase, one after the other, until one fails. */
+#define PERFORMER_TABLE
+#include "executor.h"
+
+#include <string.h>
+
+int perform(struct sandbox *sandbox, enum phase phase)
+{
+	struct operation operation;
+	for (uint32_t i = 0; i < sandbox->plan.count; i++) {
+		plan_operation(&sandbox->plan, i, &operation);
+		if (operation.type->phase != phase)
+			continue;
+		sandbox->current = i;
+		/* argv and environment were laid out before the clone: nothing to perform. */
+		if (operation.type->opcode < sizeof performers / sizeof *performers &&
+		    performers[operation.type->opcode] &&
+		    performers[operation.type->opcode](sandbox, &operation) < 0)
+			return -1;
+	}
+	return 0;
+}
+
+void record_failure(struct sandbox *sandbox, int error)
+{
+	struct failure *failure = &sandbox->shared->failure;
+	failure->operation = sandbox->current;
+	failure->error = error;
+	strncpy(failure->site, sandbox->site ? sandbox->site : "", sizeof failure->site - 1);
+	failure->set = 1;
+}
