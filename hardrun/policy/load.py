@@ -98,11 +98,12 @@ def check_trusted(path: Path, owners: Sequence[int]) -> None:
 def read_policy(path: Path, layer: Layer, label: str | None = None) -> LoadedPolicy:
     """The policy in one file, without its parents."""
     from hardrun.policy.document import parse
-    from hardrun.policy.tree import read_yaml
+    from hardrun.policy.tree import MAXIMUM_SIZE, read_yaml
 
     file = label or str(path)
     try:
-        text = path.read_bytes()
+        with path.open("rb") as stream:  # it may be a device or a pipe that never ends
+            text = stream.read(MAXIMUM_SIZE + 1)
     except OSError as error:
         raise PolicyError(f"can't be read: {error.strerror}", file=file) from None
     return parse(read_yaml(text, file), file, layer)

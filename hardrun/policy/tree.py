@@ -46,6 +46,8 @@ def read_yaml(text: bytes, file: str) -> Tree:
                           line=mark.line + 1 if mark else None) from None
     except (YAMLError, UnicodeDecodeError) as error:
         raise PolicyError(f"not YAML: {' '.join(str(error).split())}", file=file) from None
+    except RecursionError:  # before the depth of anything can be counted
+        raise PolicyError("nested too deeply", file=file) from None
     if root is None:
         raise PolicyError("empty", file=file, hint="hardrun policy show untrusted is an example")
     return _Builder(file).build(root)

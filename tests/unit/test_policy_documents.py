@@ -18,6 +18,7 @@ from hardrun.policy.load import (
     builtin_label,
     load_policies,
     read_builtin,
+    read_policy,
 )
 from hardrun.policy.loaded import LoadedPolicy
 from hardrun.policy.tree import MAXIMUM_SIZE, read_yaml
@@ -76,11 +77,16 @@ def test_a_wrong_document_is_refused_with_its_line(
 @pytest.mark.parametrize("head", [
     "", "- a\n", "text\n", "kind: Policy\nmetadata: {name: x}\n",
     HEAD.replace("v1", "v2"), HEAD.replace("mine", "'Not A Name'"), HEAD + "---\na: b\n",
-    "\x00", "{" * 100])
+    "\x00", "{" * 100, "a: " + "[" * 100_000])
 def test_what_is_no_policy_at_all_is_refused_in_one_line(head: str) -> None:
     with pytest.raises(PolicyError) as caught:
         _read("", head)
     assert "\n" not in caught.value.message
+
+
+def test_a_policy_that_never_ends_is_refused() -> None:
+    with pytest.raises(PolicyError, match="larger than"):
+        read_policy(Path("/dev/zero"), "workload")
 
 
 def test_bytes_that_are_no_utf_8_and_large_files_are_refused() -> None:
