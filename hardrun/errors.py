@@ -70,13 +70,24 @@ class PolicyRefused(HardrunError):
 
 
 class HostUnsupported(HardrunError):
-    """This host can't enforce what is demanded. ``fact`` names what is missing."""
+    """This host can't enforce what is demanded.
+
+    ``fact`` names what is missing, ``controls`` every control that needs it.
+    """
 
     code = "host-unsupported"
 
-    def __init__(self, message: str, *, fact: str, hint: str | None = None) -> None:
+    def __init__(
+        self,
+        message: str,
+        *,
+        fact: str,
+        controls: tuple[str, ...] = (),
+        hint: str | None = None,
+    ) -> None:
         super().__init__(message, hint=hint)
         self.fact = fact
+        self.controls = controls
 
 
 class PlanError(HardrunError):

@@ -150,6 +150,7 @@ struct streams {
 	uint64_t limit, bytes;
 	bool truncated, raw;
 };
+bool is_null(int fd);
 int streams_open(struct sandbox *sandbox, struct streams *streams);
 void streams_started(struct streams *streams);
 void streams_terminal(struct streams *streams, int master_fd);

@@ -34,7 +34,10 @@ bool image_is_safe(const struct image *image)
 int image_seal(const struct image *image, char **argv, char **environment)
 {
 	off_t offset = 0;
-	int fd = memfd_create("hardrun", MFD_CLOEXEC | MFD_ALLOW_SEALING);
+	/* MFD_EXEC is needed where vm.memfd_noexec is 1; kernels before 6.3 do not know it. */
+	int fd = memfd_create("hardrun", MFD_CLOEXEC | MFD_ALLOW_SEALING | MFD_EXEC);
+	if (fd < 0)
+		fd = memfd_create("hardrun", MFD_CLOEXEC | MFD_ALLOW_SEALING);
 	if (fd < 0)
 		return -1;
 	while ((size_t)offset < image->size)

@@ -2,6 +2,7 @@
 #include "executor.h"
 #include "uapi.h"
 
+#include <fcntl.h>
 #include <sched.h>
 #include <signal.h>
 #include <sys/prctl.h>
@@ -109,6 +110,21 @@ static _Noreturn void supervise(struct sandbox *sandbox, pid_t workload)
 	}
 }
 
+/*
+ * The caller's null device becomes that of the sandbox, by its number: a program that opens
+ * /dev/stdout anew reaches the file behind the descriptor, which must lie in the view.
+ */
+static void exchange_null(void)
+{
+	for (int fd = 0; fd < 3; fd++) {
+		int null_fd = is_null(fd) ? open("/dev/null", O_RDWR | O_NOCTTY | O_CLOEXEC) : -1;
+		if (null_fd >= 0 && is_null(null_fd))
+			dup2(null_fd, fd);
+		if (null_fd >= 0)
+			close(null_fd);
+	}
+}
+
 _Noreturn void init_main(struct sandbox *sandbox)
 {
 	pid_t workload;
@@ -116,7 +132,7 @@ _Noreturn void init_main(struct sandbox *sandbox)
 	reset_signals();
 	if (follow_parent(sandbox) < 0 || take_standard_descriptors(sandbox) < 0 ||
 	    perform(sandbox, PHASE_INIT) < 0 || follow_parent(sandbox) < 0 ||
-	    (workload = start_workload(sandbox)) < 0) {
+	    (exchange_null(), workload = start_workload(sandbox)) < 0) {
 		record_failure(sandbox, errno);
 		_exit(EXIT_REFUSED);
 	}

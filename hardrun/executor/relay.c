@@ -16,7 +16,7 @@
 
 static struct termios saved_terminal;
 
-static bool is_null(int fd)
+bool is_null(int fd)
 {
 	struct stat status;
 	return fstat(fd, &status) == 0 && S_ISCHR(status.st_mode) && status.st_rdev == makedev(1, 3);

@@ -93,6 +93,9 @@ struct filter_program {
 };
 #define SECCOMP_SET_MODE_FILTER 1u
 
+#ifndef MFD_EXEC
+#define MFD_EXEC 0x10u
+#endif
 #define KEYCTL_JOIN_SESSION_KEYRING 1
 #define KEYCTL_SETPERM 5
 #define KEY_POSSESSOR_ALL 0x3f000000u

@@ -45,6 +45,12 @@ def test_output_order_is_kept_where_both_streams_are_one_file(
     ]
 
 
+def test_standard_output_can_be_opened_anew_when_the_caller_discards_it(program: Program) -> None:
+    path = program.write(["sh", "-c", "echo x >/proc/self/fd/1 && exit 7"])
+    result = subprocess.run([path], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    assert (result.returncode, result.stderr) == (7, b"")
+
+
 def test_a_log_file_is_not_handed_over(program: Program, tmp_path: Path) -> None:
     log = tmp_path / "log"
     log.write_text("what stood before\n")
