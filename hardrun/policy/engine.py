@@ -293,7 +293,8 @@ def _unsupported(grants: Sequence[tuple[Grant, Enforcement]],
         words = "; ".join(f"{_few(controls)}: {because}" for because, controls in causes.items())
         fixes = dict.fromkeys(e.fix for _, e in lacking if e.fix)
         raise HostUnsupported(f"this host can't enforce {words}", fact=lacking[0][1].fact,
-                              controls=tuple(g.control.id for g, _ in lacking), hint="; ".join(fixes) or "hardrun doctor says what is missing")
+                              controls=tuple(g.control.id for g, _ in lacking),
+                              hint="; ".join(fixes) or "hardrun doctor says what is missing")
 
 
 def _few(names: Sequence[str]) -> str:
