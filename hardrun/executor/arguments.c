@@ -30,6 +30,19 @@ static void add_variables_of_caller(struct sandbox *sandbox, const char *name)
 			sandbox->workload_environment[sandbox->workload_variables++] = *variable;
 }
 
+/* NAME=the private directory of this run. */
+static void add_place(struct sandbox *sandbox, const char *name)
+{
+	static struct text variables[4];
+	static size_t count;
+	if (count == sizeof variables / sizeof *variables)
+		return;
+	text_add(&variables[count], name);
+	text_add(&variables[count], "=");
+	text_add(&variables[count], sandbox->private_directory);
+	sandbox->workload_environment[sandbox->workload_variables++] = variables[count++].data;
+}
+
 static void add_word(struct sandbox *sandbox, const struct operation *operation)
 {
 	char *string = (char *)(uintptr_t)plan_string(&sandbox->plan, operation, 0);
@@ -46,6 +59,8 @@ static void fill(struct sandbox *sandbox)
 		plan_operation(&sandbox->plan, i, &operation);
 		if (operation.type->opcode == OP_ARGUMENT || operation.type->opcode == OP_ENVIRONMENT)
 			add_word(sandbox, &operation);
+		if (operation.type->opcode == OP_ENVIRONMENT_OF_DIRECTORY)
+			add_place(sandbox, plan_string(&sandbox->plan, &operation, 0));
 		if (operation.type->opcode == OP_ARGUMENTS_OF_CALLER && sandbox->argv[0])
 			for (char **word = sandbox->argv + 1; *word; word++)
 				sandbox->workload_argv[sandbox->workload_arguments++] = *word;

@@ -45,13 +45,13 @@ static void take_control(struct msghdr *header, pid_t *sender, int *passed_fd)
 }
 
 /* The sender's pid is the kernel's word, translated into the parent's pid namespace. */
-ssize_t control_receive(int fd, char *request, pid_t *sender, int *passed_fd)
+ssize_t control_receive(int fd, char *data, size_t room, pid_t *sender, int *passed_fd)
 {
 	union {
 		struct cmsghdr header;
 		char space[CMSG_SPACE(sizeof(int)) + CMSG_SPACE(3 * sizeof(int))];
 	} control;
-	struct iovec part = {.iov_base = request, .iov_len = 1};
+	struct iovec part = {.iov_base = data, .iov_len = room};
 	struct msghdr header = {.msg_iov = &part, .msg_iovlen = 1, .msg_control = &control,
 				.msg_controllen = sizeof control};
 	ssize_t size = recvmsg(fd, &header, MSG_CMSG_CLOEXEC | MSG_DONTWAIT);

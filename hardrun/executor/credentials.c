@@ -26,6 +26,22 @@ int perform_set_groups(struct sandbox *sandbox, const struct operation *operatio
 	return 0;
 }
 
+/*
+ * From here on no process of the sandbox has an id of the caller's, nor of another sandbox. The
+ * kernel makes us non-dumpable for that, and /proc/self root's; nobody else is in the namespace yet.
+ */
+int perform_become(struct sandbox *sandbox, const struct operation *operation)
+{
+	uint64_t uid = operation->values[0], gid = operation->values[1];
+	if (cgroup_wait(sandbox) < 0)
+		return -1;
+	CHECK(syscall(SYS_setresgid, gid, gid, gid), "setresgid");
+	CHECK(syscall(SYS_setresuid, uid, uid, uid), "setresuid");
+	CHECK(prctl(PR_SET_DUMPABLE, 1, 0, 0, 0), "PR_SET_DUMPABLE");
+	sandbox->foreign = true;
+	return 0;
+}
+
 /* Not only no_new_privs: without this, root in the namespace regains everything at an exec. */
 int perform_drop_bounding(struct sandbox *sandbox, const struct operation *operation)
 {
@@ -33,7 +49,8 @@ int perform_drop_bounding(struct sandbox *sandbox, const struct operation *opera
 		if (operation->values[0] >> capability & 1)
 			continue;
 		if (prctl(PR_CAPBSET_DROP, capability, 0, 0, 0) < 0) {
-			if (errno == EINVAL && capability > 0)
+			/* Only the kernel's end of the list ends ours: each before it has to go. */
+			if (errno == EINVAL && prctl(PR_CAPBSET_READ, capability, 0, 0, 0) < 0)
 				break;
 			return fail(sandbox, "PR_CAPBSET_DROP");
 		}

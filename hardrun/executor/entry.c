@@ -1,7 +1,9 @@
 /* Entry: find the image, make sure that nobody can rewrite it, check the plan, start. */
 #include "executor.h"
+#include "uapi.h"
 
 #include <fcntl.h>
+#include <limits.h>
 #include <signal.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -45,71 +47,109 @@ static int hand_over(const struct sandbox *sandbox)
 	return refuse("the stored plan is stale and can't be made again", errno);
 }
 
-static int start(struct sandbox *sandbox)
+/* Nothing was cloned yet: the operation that failed is told. */
+static int refuse_start(struct sandbox *sandbox, struct streams *streams, const char *site)
 {
-	struct streams *streams;
+	int error = errno;
+	sandbox->site = site;
+	record_failure(sandbox, error);
+	return parent_refuse(sandbox, streams);
+}
+
+static int start(struct sandbox *sandbox, struct streams *streams)
+{
 	struct operation operation;
 	pid_t init;
 	int pidfd;
-	sandbox->shared = mmap(NULL, sizeof *sandbox->shared, PROT_READ | PROT_WRITE,
-			       MAP_SHARED | MAP_ANONYMOUS, -1, 0);
-	streams = mmap(NULL, sizeof *streams, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS,
-		       -1, 0);
-	if (sandbox->shared == MAP_FAILED || streams == MAP_FAILED)
+	sandbox->shared = probe_share();
+	sandbox->failure = &sandbox->shared->failure;
+	if (sandbox->shared == MAP_FAILED)
 		return refuse("out of memory", errno);
+	sandbox->bare = plan_find(&sandbox->plan, OP_CLONE, &operation) && !operation.values[0];
 	if (launch_checks(sandbox) < 0) {
 		record_failure(sandbox, errno);
-		if (sandbox->fallback.size && sandbox->site == NULL)
+		cgroup_close(&sandbox->cgroup);
+		plan_operation(&sandbox->plan, sandbox->current, &operation);
+		if (sandbox->fallback.size &&
+		    (sandbox->site == NULL || operation.type->opcode == OP_CGROUP ||
+		     operation.type->opcode == OP_CGROUP_V1))
 			return hand_over(sandbox);
 		return parent_refuse(sandbox, streams);
 	}
 	if (prepare_arguments(sandbox) < 0)
-		return refuse("can't prepare the arguments", errno);
+		return refuse_start(sandbox, streams, "mmap");
 	if (streams_open(sandbox, streams) < 0)
-		return refuse("can't set up standard input and output", errno);
-	if (launch_clone(sandbox, &pidfd, &init) < 0) {
-		sandbox->site = "clone3";
-		record_failure(sandbox, errno);
-		plan_find(&sandbox->plan, OP_CLONE, &operation);
-		sandbox->shared->failure.operation = operation.index;
-		return parent_refuse(sandbox, streams);
-	}
+		return refuse_start(sandbox, streams, "standard descriptors");
+	if (launch_clone(sandbox, &pidfd, &init) < 0)
+		return refuse_start(sandbox, streams, "clone3");
+	/* PID 1's alone from now on: helpers get none, and its end is seen at once. */
+	if (plan_find(&sandbox->plan, OP_SERVE, &operation))
+		close((int)operation.values[0]);
 	return parent_main(sandbox, streams, init, pidfd);
+}
+
+/*
+ * "hardrun-exec DESCRIPTOR ARGV0 ...": a profile of AppArmor is attached to a path, which a memory
+ * file has none of; a label that was taken on by this path stays with the image. Nothing else is
+ * executed than this very program with a plan, or the profile would be everybody's.
+ */
+static int execute_image(const struct image *self, char **argv, char **environment)
+{
+	const char *at = argv[1];
+	uint64_t fd;
+	if (!parse_number(&at, &fd) || *at || fd > INT_MAX ||
+	    fcntl((int)fd, F_SETFD, FD_CLOEXEC) < 0)
+		return refuse("the descriptor of the image is not open", 0);
+	if (!image_is_ours(self, (int)fd))
+		return refuse("this is not an image of this program", 0);
+	image_execute((int)fd, argv + 2, environment);
+	return refuse("can't execute the image; hardrun doctor says why", errno);
 }
 
 int main(int argc, char **argv, char **environment)
 {
-	static struct sandbox sandbox;
-	static char directory[4096], name[] = "hardrun";
-	struct image image;
+	/* On one page, as a rule: each is one that both processes write to, and hold a copy of. */
+	static struct {
+		_Alignas(4096) struct sandbox sandbox;
+		struct streams streams;
+		char directory[4096];
+	} own;
+	static char name[] = "hardrun";
+	struct sandbox *sandbox = &own.sandbox;
+	struct image image = {.base = NULL};
 	const char *problem;
-	(void)argc;
+	int fd;
 	if (fill_standard_descriptors() < 0)
 		return EXIT_REFUSED;
 	if (image_open(&image, &problem) < 0)
-		return refuse(problem, 0);
+		return image.base && argc > 2 && strcmp(argv[0], "hardrun-exec") == 0
+			       ? execute_image(&image, argv, environment)
+			       : front_end(&image, argv, environment, problem);
 	if (!image_is_safe(&image)) {
 		/* PID 1's command line can be read inside: it must not tell a path of the host. */
 		if (argv[0])
 			argv[0] = name;
-		image_seal(&image, argv, environment);
+		fd = image_seal(&image, (struct blob){NULL, 0});
+		if (fd >= 0)
+			image_execute(fd, argv, environment);
 		return refuse("can't run from a sealed memory file", errno);
 	}
 	close(image.fd);
 	prctl(PR_SET_NAME, "hardrun");
-	problem = plan_load(&sandbox.plan, image.plan);
+	problem = plan_load(&sandbox->plan, image.plan);
+	checksum_end();
 	if (problem)
 		return refuse(problem, 0);
-	sandbox.fallback = image.fallback;
-	sandbox.argv = argv;
-	sandbox.environment = environment;
-	sandbox.uid = getuid();
-	sandbox.gid = getgid();
-	sandbox.umask = umask(0);
+	sandbox->fallback = image.fallback;
+	sandbox->argv = argv;
+	sandbox->environment = environment;
+	sandbox->uid = getuid();
+	sandbox->gid = getgid();
+	sandbox->umask = umask(0);
 	/* A caller that ignores SIGCHLD would have the kernel reap what is waited for here. */
 	signal(SIGCHLD, SIG_DFL);
-	sandbox.caller_directory = getcwd(directory, sizeof directory);
-	sandbox.root_fd = sandbox.proc_fd = -1;
-	sandbox.ruleset_fd = sandbox.mask_fd = sandbox.terminal_fd = -1;
-	return start(&sandbox);
+	sandbox->caller_directory = getcwd(own.directory, sizeof own.directory);
+	sandbox->root_fd = sandbox->proc_fd = sandbox->serve_fd = -1;
+	sandbox->ruleset_fd = sandbox->mask_fd = sandbox->terminal_fd = -1;
+	return start(sandbox, &own.streams);
 }

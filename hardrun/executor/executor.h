@@ -6,6 +6,7 @@
 #define HARDRUN_EXECUTOR_H
 
 #include <errno.h>
+#include <signal.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -18,7 +19,11 @@
 #define EXIT_NOT_EXECUTABLE 126
 #define EXIT_NOT_FOUND 127
 #define NO_OPERATION UINT32_MAX
-#define SITE_SIZE 40
+#define SITE_SIZE 120
+#define MAXIMUM_SOURCES 128
+#define MAXIMUM_HIERARCHIES 8
+/* To the reaper of a bare sandbox, also when its parent dies: end it. No program sends this one. */
+#define SIGNAL_END 16
 
 /* A plan, validated; everything in it lies inside `base` .. `base + size`. */
 struct plan {
@@ -47,18 +52,45 @@ struct failure {
 	char site[SITE_SIZE];
 };
 
+/* What a verifier asks, and what came of it; hardrun/plan/probe.py says what the fields mean. */
+struct question {
+	uint16_t kind, answered;
+	int32_t error;
+	uint64_t value;
+	char text[QUESTION_TEXT];
+};
+struct probe {
+	uint32_t asked, answered, count, padding;
+	struct question questions[QUESTIONS];
+};
+
 /*
- * A page that parent, PID 1 and, until its exec, the workload share: how it went gets out without
- * a system call, and the parent wakes once, when PID 1 is gone.
+ * What parent, PID 1 and, until its exec, the workload share: how it went gets out without a
+ * system call, and the parent wakes once, when PID 1 is gone. `refused` is of a command that came
+ * later and could not be executed: the sandbox goes on.
  */
 struct shared {
-	struct failure failure;
-	uint32_t started, finished;
+	struct failure failure, refused;
+	uint32_t reached, started, finished; /* reached: its exec was asked for */
 	int32_t status; /* of the workload, as wait(2) has it */
+	_Alignas(PROBE_OFFSET) struct probe probe;
 };
 
 /* What the sandbox asks of its parent, a byte each; a terminal comes as a descriptor with it. */
-enum request { REQUEST_MAPS = 'm', REQUEST_TERMINAL = 't', REQUEST_READY = 'r' };
+enum request {
+	REQUEST_TERMINAL = 't',
+	REQUEST_READY = 'r',
+	REQUEST_CGROUP = 'c',
+	REQUEST_BEGUN = 'b',
+	REQUEST_ADMITTED = 'a', /* by the parent, to who connects: with it the way to PID 1 */
+};
+
+/* A command that came to a running sandbox. */
+struct job {
+	char **argv, **environment;
+	const char *directory; /* empty: as the plan has it */
+	uint32_t flags, variables;
+};
 
 /* The image: executor, plan, decision, fallback. */
 struct image {
@@ -66,6 +98,20 @@ struct image {
 	const unsigned char *base;
 	size_t size;
 	struct blob plan, fallback;
+};
+
+struct text {
+	char data[1024];
+	size_t size;
+};
+
+/* Groups of the sandbox's own, all of one name: one, or of version 1 one in each hierarchy. */
+struct cgroup {
+	int bus_fd, parent_fds[MAXIMUM_HIERARCHIES], leaf_fds[MAXIMUM_HIERARCHIES];
+	uint32_t count, operation; /* the first that asks for them */
+	char scope[32], leaf[24];
+	uint64_t deadline; /* for systemd's answer; 0: none is awaited */
+	bool placed, awaited;
 };
 
 struct sandbox {
@@ -80,12 +126,25 @@ struct sandbox {
 	mode_t umask;
 	bool gated;
 	bool terminal;
+	bool bare; /* without namespaces: the tree is ended by its reaper, not by the kernel */
+	char private_directory[64]; /* HOME and TMPDIR where no mount can be */
 	uint32_t current; /* the operation under way */
 	const char *site; /* the system call that failed last */
 	struct shared *shared;
+	struct failure *failure; /* where the next one is told */
+	struct cgroup cgroup;
 	int control_fd; /* requests to the parent; in the parent: from the sandbox */
 	int root_fd, proc_fd, ruleset_fd, mask_fd, terminal_fd;
+	uint64_t later_namespaces; /* made while helpers map ids */
+	int sources[MAXIMUM_SOURCES]; /* of binds, cloned meanwhile, in the order of the plan */
+	unsigned sources_taken, sources_used;
+	bool foreign; /* PID 1 has given up the caller's ids for some of the sandbox's own */
 	const int *standard_fds; /* what the workload gets as 0, 1, 2 */
+	bool serving; /* commands come later, by serve_fd */
+	int serve_fd;
+	enum serve_mode serve_mode;
+	const struct job *served; /* the one that is started; NULL: the plan's own command */
+	struct text label, file_label; /* SELinux contexts, drawn; empty without */
 };
 
 /* Records where a failure happened; returns -1 with errno kept. */
@@ -94,8 +153,11 @@ static inline int fail(struct sandbox *sandbox, const char *site)
 	sandbox->site = site;
 	return -1;
 }
-static inline const char *caller_directory_if_empty(const struct sandbox *sandbox, const char *path)
+/* Absolute, or empty for the caller's working directory, or ~ for the private directory. */
+static inline const char *place(const struct sandbox *sandbox, const char *path)
 {
+	if (path[0] == '~')
+		return sandbox->private_directory;
 	return path[0] ? path : sandbox->caller_directory ? sandbox->caller_directory : "/";
 }
 #define CHECK(call, name)                                 \
@@ -105,10 +167,6 @@ static inline const char *caller_directory_if_empty(const struct sandbox *sandbo
 	} while (0)
 
 /* text.c: lines without stdio */
-struct text {
-	char data[1024];
-	size_t size;
-};
 void text_add(struct text *text, const char *string);
 void text_escape(struct text *text, const char *string, size_t size);
 void text_number(struct text *text, uint64_t value, unsigned base);
@@ -119,15 +177,27 @@ bool parse_number(const char **cursor, uint64_t *value);
 
 /* image.c */
 int image_open(struct image *image, const char **problem);
-int image_seal(const struct image *image, char **argv, char **environment);
+int image_seal(const struct image *image, struct blob artefact);
+int image_execute(int fd, char **argv, char **environment);
 bool image_is_safe(const struct image *image);
+bool image_is_ours(const struct image *self, int fd);
+
+/* frontend.c, ask.c */
+int front_end(const struct image *self, char **argv, char **environment, const char *problem);
+int ask_service(const struct image *self, int directory_fd, char *executor, size_t room);
 
 /* plan.c */
+uint32_t checksum(uint32_t crc, const unsigned char *data, size_t size);
+void checksum_end(void);
 const char *plan_load(struct plan *plan, struct blob bytes);
 void plan_operation(const struct plan *plan, uint32_t index, struct operation *operation);
 const char *plan_string(const struct plan *plan, const struct operation *operation, unsigned index);
 struct blob plan_blob(const struct plan *plan, const struct operation *operation, unsigned index);
 bool plan_find(const struct plan *plan, enum opcode opcode, struct operation *operation);
+
+/* memory.c */
+void release_pages(void *start, size_t size);
+void release_stack(void);
 
 /* launch.c */
 int launch_checks(struct sandbox *sandbox);
@@ -142,15 +212,18 @@ struct relay {
 	int from_fd, to_fd;
 	size_t size, start;
 	bool ended;
-	char buffer[4096];
+	char *buffer;
 };
+#define RELAY_SIZE 4096
 struct streams {
 	struct relay input, output, error;
 	int child_fds[3];
 	uint64_t limit, bytes;
 	bool truncated, raw;
+	int lost; /* why output could not be written to where the caller wants it */
 };
 bool is_null(int fd);
+bool is_free(int fd);
 int streams_open(struct sandbox *sandbox, struct streams *streams);
 void streams_started(struct streams *streams);
 void streams_terminal(struct streams *streams, int master_fd);
@@ -165,32 +238,105 @@ struct usage {
 	uint64_t memory, user_us, system_us;
 };
 int watch_tree(pid_t init, bool exact, struct usage *usage);
+bool is_exiting(pid_t pid);
+void end_children(void);
 
-/* parent.c, gate.c */
+/* private.c */
+int name_private_directory(struct sandbox *sandbox, const char *parent);
+int make_private_directory(struct sandbox *sandbox);
+void remove_private_directory(const struct sandbox *sandbox);
+ssize_t read_process_file(pid_t pid, const char *name, const char *last, char *buffer, size_t room);
+
+/* cgroup.c, bus.c */
+int cgroup_open(struct sandbox *sandbox, const struct operation *operation);
+int cgroup_check(struct sandbox *sandbox, pid_t init);
+int cgroup_awaited(struct sandbox *sandbox);
+int cgroup_step(struct sandbox *sandbox, pid_t init);
+int cgroup_place(struct sandbox *sandbox, pid_t init);
+bool cgroup_is_awaited(const struct cgroup *cgroup);
+bool cgroup_cpu_time(const struct cgroup *cgroup, struct usage *usage);
+uint64_t cgroup_count(const struct cgroup *cgroup, const char *file, const char *key);
+void cgroup_report(const struct cgroup *cgroup, int fd);
+void cgroup_close(struct cgroup *cgroup);
+int cgroup_wait(struct sandbox *sandbox);
+int bus_connect(struct sandbox *sandbox, const struct operation *operation);
+int bus_request(struct sandbox *sandbox, pid_t init);
+int bus_answer(struct sandbox *sandbox);
+
+/* parent.c, gate.c, admit.c */
 int parent_refuse(struct sandbox *sandbox, struct streams *streams);
 int parent_main(struct sandbox *sandbox, struct streams *streams, pid_t init, int pidfd);
-int gate_hold(pid_t workload, int control_fd, int gate_fd);
-int run_id_map_helpers(const struct sandbox *sandbox, pid_t init, uint32_t *failed);
+int gate_hold(struct sandbox *sandbox, pid_t workload, int gate_fd);
+void gate_end(pid_t workload);
+void admit_client(int listener_fd, int serve_fd);
+
+/* helpers.c: newuidmap and newgidmap under way. */
+struct helper {
+	pid_t pid;
+	int error_fd;
+	uint32_t operation;
+};
+struct helpers {
+	struct helper list[2];
+	unsigned count;
+	char problem[SITE_SIZE]; /* what one that failed had to say */
+};
+int helpers_start(struct sandbox *sandbox, pid_t init, struct helpers *helpers);
+int helpers_reap(struct sandbox *sandbox, struct helpers *helpers);
 void reset_signals(void);
+
+/* label.c */
+int label_draw(struct sandbox *sandbox, const struct operation *operation);
+int label_next_key(struct sandbox *sandbox);
+bool label_is_taken(struct sandbox *sandbox, const struct operation *operation);
+int label_check(struct sandbox *sandbox, const struct operation *operation, pid_t workload);
 
 /* init.c, workload.c, perform.c; perform_* of each operation: operations.h */
 _Noreturn void init_main(struct sandbox *sandbox);
+pid_t start_workload(struct sandbox *sandbox);
+void exchange_null(void);
 int workload_main(void *sandbox);
 int perform(struct sandbox *sandbox, enum phase phase);
 void record_failure(struct sandbox *sandbox, int error);
 
+/* serve.c, job.c: commands that come later */
+struct rusage;
+bool job_parse(struct job *job, char *data, size_t size);
+int serve_open(struct sandbox *sandbox);
+int serve_wait(struct sandbox *sandbox, siginfo_t *info);
+bool serve_ended(struct sandbox *sandbox, pid_t pid, int status, struct rusage *usage);
+unsigned serve_descriptors(const struct sandbox *sandbox);
+
 /* tree.c: names inside the new root */
 int open_in_root(struct sandbox *sandbox, const char *path, uint64_t flags);
 int make_directories(struct sandbox *sandbox, const char *path);
+int make_directory_at(struct sandbox *sandbox, int parent_fd, const char *name, mode_t mode);
 
 /* mounts.c, filesystems.c */
+struct option {
+	const char *name, *value; /* value NULL: a flag */
+};
+int new_filesystem(struct sandbox *sandbox, const char *type, const struct option *options,
+		   uint64_t attributes);
+int new_tmpfs(struct sandbox *sandbox, uint64_t size, uint64_t inodes, mode_t mode,
+	      uint64_t attributes);
 int attach_root(struct sandbox *sandbox, int tree_fd);
 int attach(struct sandbox *sandbox, int tree_fd, const char *destination);
+int take_sources(struct sandbox *sandbox);
 int clone_tree(struct sandbox *sandbox, int source_fd, unsigned recursive, uint64_t attributes);
+
+/* layer.c */
+int overlay_root(struct sandbox *sandbox, int lower_fd);
+void remove_empty_layer(const struct sandbox *sandbox);
+
+/* probe.c */
+struct shared *probe_share(void);
+pid_t probe_start(const struct sandbox *sandbox);
+pid_t probe_ended(const struct sandbox *sandbox);
 
 /* control.c */
 int control_send(int fd, enum request request, int passed_fd);
-ssize_t control_receive(int fd, char *request, pid_t *sender, int *passed_fd);
+ssize_t control_receive(int fd, char *data, size_t room, pid_t *sender, int *passed_fd);
 int control_wait(int fd);
 uint64_t now_ms(void);
 

@@ -8,18 +8,14 @@
 #include <sys/stat.h>
 #include <sys/sysmacros.h>
 
-struct option {
-	const char *name, *value; /* value NULL: a flag */
-};
-
 static int configure(int fd, const struct option *option)
 {
 	return (int)syscall(NR_FSCONFIG, fd, option->value ? FSCONFIG_SET_STRING : FSCONFIG_SET_FLAG,
 			    option->name, option->value, 0);
 }
 
-static int new_filesystem(struct sandbox *sandbox, const char *type, const struct option *options,
-			  uint64_t attributes)
+int new_filesystem(struct sandbox *sandbox, const char *type, const struct option *options,
+		   uint64_t attributes)
 {
 	int mount_fd, fd = (int)syscall(NR_FSOPEN, type, FSOPEN_CLOEXEC);
 	if (fd < 0)
@@ -29,6 +25,11 @@ static int new_filesystem(struct sandbox *sandbox, const char *type, const struc
 			close(fd);
 			return fail(sandbox, "fsconfig");
 		}
+	struct option label = {"context", sandbox->file_label.data};
+	if (sandbox->file_label.size && strcmp(type, "proc") && configure(fd, &label) < 0) {
+		close(fd);
+		return fail(sandbox, "fsconfig context");
+	}
 	if (syscall(NR_FSCONFIG, fd, FSCONFIG_CMD_CREATE, NULL, NULL, 0) < 0) {
 		close(fd);
 		return fail(sandbox, "fsconfig");
@@ -39,8 +40,8 @@ static int new_filesystem(struct sandbox *sandbox, const char *type, const struc
 }
 
 /* Always with size and nr_inodes: the kernel's defaults are half the memory and millions. */
-static int new_tmpfs(struct sandbox *sandbox, uint64_t size, uint64_t inodes, mode_t mode,
-		     uint64_t attributes)
+int new_tmpfs(struct sandbox *sandbox, uint64_t size, uint64_t inodes, mode_t mode,
+	      uint64_t attributes)
 {
 	struct text size_text = {.size = 0}, inodes_text = {.size = 0}, mode_text = {.size = 0};
 	text_number(&size_text, size, 10);
@@ -75,7 +76,7 @@ int perform_mount_proc(struct sandbox *sandbox, const struct operation *operatio
 				MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV | MOUNT_ATTR_NOEXEC);
 	if (fd < 0)
 		return -1;
-	sandbox->proc_fd = fcntl(fd, F_DUPFD_CLOEXEC, 3);
+	CHECK(sandbox->proc_fd = fcntl(fd, F_DUPFD_CLOEXEC, 3), "fcntl");
 	return attach(sandbox, fd, plan_string(&sandbox->plan, operation, 0));
 }
 

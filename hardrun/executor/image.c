@@ -13,6 +13,7 @@
 #include <sys/sendfile.h>
 
 #define ALL_SEALS (F_SEAL_SEAL | F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_WRITE)
+#define SEAL_EXEC 0x20 /* Linux 6.3: the mode can't be changed either */
 
 struct trailer {
 	uint32_t plan_size, decision_size, fallback_size, reserved, checksum;
@@ -31,7 +32,30 @@ bool image_is_safe(const struct image *image)
 	       !(status.st_mode & (S_IWGRP | S_IWOTH));
 }
 
-int image_seal(const struct image *image, char **argv, char **environment)
+/* Whether it is sealed, and this very program with a plan. */
+bool image_is_ours(const struct image *self, int fd)
+{
+	struct stat status;
+	int seals = fcntl(fd, F_GET_SEALS);
+	void *base = mmap(NULL, self->size, PROT_READ, MAP_PRIVATE, fd, 0);
+	return seals >= 0 && (seals & ALL_SEALS) == ALL_SEALS && base != MAP_FAILED &&
+	       fstat(fd, &status) == 0 && (size_t)status.st_size > self->size &&
+	       memcmp(base, self->base, self->size) == 0;
+}
+
+static int write_all(int fd, struct blob bytes)
+{
+	while (bytes.size) {
+		ssize_t size = write(fd, bytes.data, bytes.size);
+		if (size < 0)
+			return -1;
+		bytes = (struct blob){bytes.data + size, bytes.size - (size_t)size};
+	}
+	return 0;
+}
+
+/* A sealed memory file of this program and what is to follow it; it closes on the exec. */
+int image_seal(const struct image *image, struct blob artefact)
 {
 	off_t offset = 0;
 	/* MFD_EXEC is needed where vm.memfd_noexec is 1; kernels before 6.3 do not know it. */
@@ -43,8 +67,15 @@ int image_seal(const struct image *image, char **argv, char **environment)
 	while ((size_t)offset < image->size)
 		if (sendfile(fd, image->fd, &offset, image->size - (size_t)offset) <= 0)
 			return -1;
-	return fcntl(fd, F_ADD_SEALS, ALL_SEALS) < 0 ? -1
-		: (int)syscall(SYS_execveat, fd, "", argv, environment, AT_EMPTY_PATH);
+	if (write_all(fd, artefact) < 0)
+		return -1;
+	return fcntl(fd, F_ADD_SEALS, ALL_SEALS | SEAL_EXEC) < 0 &&
+	       fcntl(fd, F_ADD_SEALS, ALL_SEALS) < 0 ? -1 : fd;
+}
+
+int image_execute(int fd, char **argv, char **environment)
+{
+	return (int)syscall(SYS_execveat, fd, "", argv, environment, AT_EMPTY_PATH);
 }
 
 static bool parts_fit(struct image *image, const struct trailer *trailer)
@@ -58,6 +89,9 @@ static bool parts_fit(struct image *image, const struct trailer *trailer)
 	image->fallback.data = (const char *)image->base + image->size - TRAILER_SIZE -
 			       trailer->fallback_size;
 	image->fallback.size = trailer->fallback_size;
+	if (checksum(0, image->base + image->size - TRAILER_SIZE - rest, (size_t)rest) !=
+	    trailer->checksum)
+		return false;
 	return !image->fallback.size || !image->fallback.data[image->fallback.size - 1];
 }
 
@@ -66,7 +100,7 @@ int image_open(struct image *image, const char **problem)
 	struct stat status;
 	struct trailer trailer;
 	void *base;
-	*problem = "can't open /proc/self/exe: is /proc mounted?";
+	*problem = "can't open /proc/self/exe: mount proc on /proc";
 	image->fd = open("/proc/self/exe", O_RDONLY | O_CLOEXEC);
 	if (image->fd < 0 || fstat(image->fd, &status) < 0)
 		return -1;

@@ -13,6 +13,8 @@ import os
 
 from hardrun.errors import HardrunError
 
+RESTRICTED = "/proc/sys/kernel/apparmor_restrict_unprivileged_userns"
+_F_GET_SEALS = 1034
 _MFD_EXEC = 0x10  # memfd_create(2), Linux 6.3: needed where sysctl vm.memfd_noexec is 1
 _F_ADD_SEALS = 1033
 _SEALS = 0x1 | 0x2 | 0x4 | 0x8  # F_SEAL_SEAL, F_SEAL_SHRINK, F_SEAL_GROW, F_SEAL_WRITE
@@ -22,6 +24,29 @@ _F_SEAL_EXEC = 0x20  # Linux 6.3: the mode can't be changed either
 def executor_path() -> str:
     """Where the executor lies: beside this module."""
     return os.path.join(os.path.dirname(__file__), "hardrun-exec")
+
+
+def starts_by_path() -> bool:
+    """Whether the executor has to be started by its path, to take on a profile attached there.
+
+    Ubuntu gives user namespaces to programs with a profile; a memory file can't have one. What is
+    executed from there keeps the label.
+    """
+    try:
+        with open(RESTRICTED, "rb", buffering=0) as file:
+            return file.read(2)[:1] == b"1"
+    except OSError:
+        return False
+
+
+def command_of(descriptor: int, words: list[str]) -> tuple[str, list[str]]:
+    """What to execute so that the image on ``descriptor`` runs with ``words``, and its argv.
+
+    By path the descriptor has to be inherited; the executor closes it on the way.
+    """
+    if starts_by_path():
+        return executor_path(), ["hardrun-exec", str(descriptor), *words]
+    return f"/proc/self/fd/{descriptor}", words
 
 
 def read_executor() -> bytes:
@@ -74,6 +99,24 @@ def _add_seals(descriptor: int) -> None:
         fcntl.fcntl(descriptor, _F_ADD_SEALS, _SEALS)
 
 
+def is_sealed(path: str) -> bool:
+    """Whether nobody can write an image: it is sealed, or root's and closed to others.
+
+    As image_is_safe() of image.c, which executes nothing else. Raises OSError.
+    """
+    import fcntl
+    import stat
+
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        return fcntl.fcntl(descriptor, _F_GET_SEALS) & _SEALS == _SEALS
+    except OSError:  # EINVAL: no memory file
+        status = os.fstat(descriptor)
+        return status.st_uid == 0 and not status.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
+    finally:
+        os.close(descriptor)
+
+
 def execute(artefact: bytes, tail: list[str]) -> None:
     """Replace this process by the image; ``tail`` follows the plan's own arguments.
 
@@ -81,6 +124,9 @@ def execute(artefact: bytes, tail: list[str]) -> None:
     """
     descriptor = seal(read_executor(), artefact)
     try:
+        if starts_by_path():
+            os.set_inheritable(descriptor, True)  # noqa: FBT003 - takes no keyword
+            os.execve(*command_of(descriptor, ["hardrun", *tail]), os.environ)
         os.execve(descriptor, ["hardrun", *tail], os.environ)
     except OSError as error:
         raise HardrunError(f"can't execute the executor: {error.strerror}",

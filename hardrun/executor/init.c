@@ -5,7 +5,9 @@
 #include <fcntl.h>
 #include <sched.h>
 #include <signal.h>
+#include <sys/personality.h>
 #include <sys/prctl.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
@@ -23,13 +25,54 @@ void reset_signals(void)
 		syscall(SYS_rt_sigaction, number, by_default, NULL, sizeof(uint64_t));
 }
 
-/* Nothing of the host stays open in a process that the workload can see (CVE-2024-21626). */
-static int close_all_but_control(struct sandbox *sandbox, unsigned first)
+/* Real time, and leave to ask for it, could take a CPU from everybody. musl has no such calls. */
+static int leave_real_time(struct sandbox *sandbox)
 {
-	unsigned control = (unsigned)sandbox->control_fd;
-	if (control > first)
-		CHECK(close_descriptor_range(first, control - 1), "close_range");
-	CHECK(close_descriptor_range(control + 1, ~0u), "close_range");
+	const struct sched_param ordinary = {0};
+	const struct rlimit none = {0, 0};
+	long policy = syscall(SYS_sched_getscheduler, 0);
+	if (policy != SCHED_OTHER && policy != SCHED_BATCH && policy != SCHED_IDLE)
+		CHECK(syscall(SYS_sched_setscheduler, 0, SCHED_OTHER, &ordinary), "sched_setscheduler");
+	if (getpriority(PRIO_PROCESS, 0) < 0)
+		CHECK(setpriority(PRIO_PROCESS, 0, 0), "setpriority");
+	if (syscall(SYS_ioprio_get, IOPRIO_WHO_PROCESS, 0) >> IOPRIO_CLASS_SHIFT == IOPRIO_CLASS_RT)
+		CHECK(syscall(SYS_ioprio_set, IOPRIO_WHO_PROCESS, 0, 0), "ioprio_set");
+	CHECK(setrlimit(RLIMIT_RTPRIO, &none), "RLIMIT_RTPRIO");
+	CHECK(setrlimit(RLIMIT_NICE, &none), "RLIMIT_NICE");
+	return 0;
+}
+
+/*
+ * What a process passes on unasked. A low priority and the choice of CPUs stay the caller's wish: the
+ * workload gets less by them. A personality may leave out address randomization.
+ */
+static int reset_attributes(struct sandbox *sandbox)
+{
+	if (leave_real_time(sandbox) < 0)
+		return -1;
+	if (personality(0xffffffff) > PER_LINUX)
+		CHECK(personality(PER_LINUX), "personality");
+	if (prctl(PR_GET_THP_DISABLE, 0, 0, 0, 0) > 0)
+		CHECK(prctl(PR_SET_THP_DISABLE, 0, 0, 0, 0), "PR_SET_THP_DISABLE");
+	return 0;
+}
+
+/*
+ * Nothing of the host stays open in a process that the workload can see (CVE-2024-21626), but for
+ * the sockets to the parent and to whoever sends commands.
+ */
+static int close_all_but_sockets(struct sandbox *sandbox, unsigned first)
+{
+	int control = sandbox->control_fd, serve = sandbox->serve_fd;
+	int kept[] = {control < serve ? control : serve, control < serve ? serve : control};
+	for (unsigned i = 0; i < 2; i++) {
+		if (kept[i] < 0)
+			continue;
+		if ((unsigned)kept[i] > first)
+			CHECK(close_descriptor_range(first, (unsigned)kept[i] - 1), "close_range");
+		first = (unsigned)kept[i] + 1;
+	}
+	CHECK(close_descriptor_range(first, ~0u), "close_range");
 	return 0;
 }
 
@@ -38,7 +81,17 @@ static int take_standard_descriptors(struct sandbox *sandbox)
 	for (int fd = 0; fd < 3; fd++)
 		if (sandbox->standard_fds[fd] != fd && dup2(sandbox->standard_fds[fd], fd) < 0)
 			return fail(sandbox, "dup2");
-	return close_all_but_control(sandbox, 3);
+	return close_all_but_sockets(sandbox, 3);
+}
+
+/* With PID 1 the kernel ends all of its namespace; a bare sandbox is ended one by one. */
+static _Noreturn void leave(const struct sandbox *sandbox, int status)
+{
+	if (sandbox->bare) {
+		end_children();
+		remove_private_directory(sandbox);
+	}
+	_exit(status);
 }
 
 /*
@@ -48,22 +101,29 @@ static int take_standard_descriptors(struct sandbox *sandbox)
 static int follow_parent(struct sandbox *sandbox)
 {
 	char byte;
-	CHECK(prctl(PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0), "PR_SET_PDEATHSIG");
+	CHECK(prctl(PR_SET_PDEATHSIG, sandbox->bare ? SIGNAL_END : SIGKILL, 0, 0, 0),
+	      "PR_SET_PDEATHSIG");
 	if (recv(sandbox->control_fd, &byte, 1, MSG_DONTWAIT | MSG_PEEK) == 0)
-		_exit(EXIT_REFUSED);
+		leave(sandbox, EXIT_REFUSED);
 	return 0;
 }
 
 /*
  * The workload starts by vfork, sharing memory until its exec, which saves copying page tables.
- * At a gate it needs memory of its own: the parent may trace only what is dumpable.
+ * At a gate, where commands that come later never stand, it needs memory of its own: the parent may
+ * trace only what is dumpable.
  */
-static pid_t start_workload(struct sandbox *sandbox)
+pid_t start_workload(struct sandbox *sandbox)
 {
-	static _Alignas(64) char stack[32768];
-	if (!sandbox->gated)
-		return clone(workload_main, stack + sizeof stack, CLONE_VM | CLONE_VFORK | SIGCHLD,
-			     sandbox);
+	static _Alignas(4096) char stack[32768];
+	if (!sandbox->gated || sandbox->served) {
+		pid_t started = clone(workload_main, stack + sizeof stack,
+				      CLONE_VM | CLONE_VFORK | SIGCHLD, sandbox);
+		/* It has memory of its own by now. The next command's would only be touched anew. */
+		if (!sandbox->serving)
+			release_pages(stack, sizeof stack);
+		return started;
+	}
 	pid_t pid = fork();
 	if (pid == 0)
 		_exit(workload_main(sandbox));
@@ -87,25 +147,47 @@ static void forward(pid_t workload, int number)
 static _Noreturn void finish(struct sandbox *sandbox, int status)
 {
 	sandbox->shared->status = status;
-	sandbox->shared->started = sandbox->shared->finished = !sandbox->shared->failure.set;
-	_exit(0);
+	sandbox->shared->started = sandbox->shared->finished =
+		sandbox->shared->reached && !sandbox->shared->failure.set;
+	leave(sandbox, 0);
 }
 
 static _Noreturn void supervise(struct sandbox *sandbox, pid_t workload)
 {
 	sigset_t all;
 	siginfo_t info;
+	struct rusage usage;
+	pid_t probe = 0;
+	/* pid 0, in the kernel's words: from outside this pid namespace. */
+	const pid_t outside = sandbox->bare ? getppid() : 0;
 	sigfillset(&all);
 	for (;;) {
-		int status, number = sigwaitinfo(&all, &info);
+		int status, number = sandbox->serving ? serve_wait(sandbox, &info)
+						      : sigwaitinfo(&all, &info);
 		if (number == SIGCHLD) {
-			for (pid_t pid; (pid = waitpid(-1, &status, WNOHANG | __WALL)) > 0;)
+			for (pid_t pid; (pid = wait4(-1, &status, WNOHANG | __WALL, &usage)) > 0;) {
 				/* A workload may make us its tracer: a stop is not its end. */
-				if (pid == workload && !WIFSTOPPED(status))
+				if (WIFSTOPPED(status))
+					continue;
+				if (pid == workload || serve_ended(sandbox, pid, status, &usage))
 					finish(sandbox, status);
-		} else if (number > 0 && info.si_code == SI_USER && info.si_pid == 0) {
-			/* pid 0, in the kernel's words: from outside this pid namespace. */
-			forward(workload, number);
+				if (pid == probe)
+					probe = probe_ended(sandbox);
+			}
+			/* A verifier says with the same signal that it has written questions. */
+			if (!probe)
+				probe = probe_start(sandbox);
+		} else if (!number) {
+			finish(sandbox, 0); /* nobody is left who could send a command */
+		} else if (number < 0 && sandbox->serving) {
+			leave(sandbox, EXIT_REFUSED); /* as one that was killed */
+		} else if (number == SIGNAL_END && sandbox->bare) {
+			leave(sandbox, 0);
+		} else if (number > 0 && info.si_code == SI_USER && info.si_pid == outside) {
+			if (workload)
+				forward(workload, number);
+			else if (number == SIGINT || number == SIGTERM || number == SIGHUP)
+				finish(sandbox, 0);
 		}
 	}
 }
@@ -114,10 +196,11 @@ static _Noreturn void supervise(struct sandbox *sandbox, pid_t workload)
  * The caller's null device becomes that of the sandbox, by its number: a program that opens
  * /dev/stdout anew reaches the file behind the descriptor, which must lie in the view.
  */
-static void exchange_null(void)
+void exchange_null(void)
 {
 	for (int fd = 0; fd < 3; fd++) {
-		int null_fd = is_null(fd) ? open("/dev/null", O_RDWR | O_NOCTTY | O_CLOEXEC) : -1;
+		int null_fd = is_null(fd) ? open("/dev/null", O_RDWR | O_NOFOLLOW | O_NOCTTY | O_CLOEXEC)
+					  : -1;
 		if (null_fd >= 0 && is_null(null_fd))
 			dup2(null_fd, fd);
 		if (null_fd >= 0)
@@ -125,18 +208,59 @@ static void exchange_null(void)
 	}
 }
 
+static int make_later_namespaces(struct sandbox *sandbox)
+{
+	if (sandbox->later_namespaces)
+		CHECK(unshare((int)sandbox->later_namespaces), "unshare");
+	return 0;
+}
+
+/* What a bare sandbox leaves behind comes to its reaper, and names start at the host's root. */
+static int become_reaper(struct sandbox *sandbox)
+{
+	CHECK(prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0), "PR_SET_CHILD_SUBREAPER");
+	CHECK(sandbox->root_fd = open("/", O_PATH | O_DIRECTORY | O_CLOEXEC), "open");
+	return make_private_directory(sandbox) < 0 ? -1 : cgroup_wait(sandbox);
+}
+
+/* Its descriptor is kept from the first on. */
+static void find_serve(struct sandbox *sandbox)
+{
+	struct operation operation;
+	sandbox->serving = plan_find(&sandbox->plan, OP_SERVE, &operation);
+	if (sandbox->serving)
+		sandbox->serve_fd = (int)operation.values[0];
+}
+
 _Noreturn void init_main(struct sandbox *sandbox)
 {
-	pid_t workload;
+	struct operation operation;
+	pid_t workload = 0;
+	/* Looked up here: behind the exec nothing is to come before they are closed. */
+	bool closes = plan_find(&sandbox->plan, OP_CLOSE_DESCRIPTORS, &operation);
 	sandbox->current = NO_OPERATION;
+	find_serve(sandbox);
 	reset_signals();
 	if (follow_parent(sandbox) < 0 || take_standard_descriptors(sandbox) < 0 ||
-	    perform(sandbox, PHASE_INIT) < 0 || follow_parent(sandbox) < 0 ||
-	    (exchange_null(), workload = start_workload(sandbox)) < 0) {
+	    reset_attributes(sandbox) < 0 ||
+	    make_later_namespaces(sandbox) < 0 ||
+	    (sandbox->bare ? become_reaper(sandbox) : perform(sandbox, PHASE_INIT)) < 0 ||
+	    follow_parent(sandbox) < 0 ||
+	    (!(sandbox->serving && sandbox->serve_mode) &&
+	     (exchange_null(), workload = start_workload(sandbox)) < 0)) {
 		record_failure(sandbox, errno);
-		_exit(EXIT_REFUSED);
+		leave(sandbox, EXIT_REFUSED);
 	}
-	close_all_but_control(sandbox, 0);
-	sandbox->shared->started = !sandbox->gated && !sandbox->shared->failure.set;
+	if (closes)
+		sandbox->current = operation.index;
+	if (close_all_but_sockets(sandbox, 0) < 0 || (sandbox->serving && serve_open(sandbox) < 0)) {
+		record_failure(sandbox, errno);
+		leave(sandbox, EXIT_REFUSED);
+	}
+	sandbox->shared->started =
+		workload ? !sandbox->gated && sandbox->shared->reached && !sandbox->shared->failure.set
+			 : sandbox->serve_mode == SERVE_ALONE;
+	if (!sandbox->serving)
+		release_stack();
 	supervise(sandbox, workload);
 }

@@ -22,7 +22,7 @@ int perform_landlock_path(struct sandbox *sandbox, const struct operation *opera
 	struct stat status;
 	long result;
 	const char *path = plan_string(&sandbox->plan, operation, 0);
-	rule.parent_fd = open_in_root(sandbox, caller_directory_if_empty(sandbox, path), O_PATH);
+	rule.parent_fd = open_in_root(sandbox, place(sandbox, path), O_PATH);
 	if (rule.parent_fd < 0)
 		return -1;
 	result = fstat(rule.parent_fd, &status);

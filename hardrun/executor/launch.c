@@ -40,23 +40,30 @@ static bool same_content(const char *path, const char *content)
 	return strcmp(buffer, content) == 0;
 }
 
-/* getgroups(2) promises no order, and may or may not tell the gid itself. */
+static bool is_among(gid_t group, const void *groups, size_t size)
+{
+	for (size_t at = 0; at < size; at += sizeof group)
+		if (memcmp((const char *)groups + at, &group, sizeof group) == 0)
+			return true;
+	return false;
+}
+
+/*
+ * getgroups(2) promises no order, may or may not tell the gid itself, and in a user namespace tells
+ * every group that is not mapped there as the same one.
+ */
 static bool same_groups(struct blob wanted, gid_t own)
 {
-	gid_t groups[1024];
+	gid_t groups[1024], group;
 	int count = getgroups(1024, groups);
-	size_t same = 0;
-	if (count < 0)
-		return false;
-	for (int i = 0; i < count; i++) {
-		bool found = false;
-		for (size_t at = 0; at < wanted.size && !found; at += sizeof(uint32_t))
-			found = memcmp(wanted.data + at, &groups[i], sizeof(uint32_t)) == 0;
-		if (!found && groups[i] != own)
-			return false;
-		same += found ? sizeof(uint32_t) : 0;
+	bool same = count >= 0;
+	for (int i = 0; i < count; i++)
+		same = same && (groups[i] == own || is_among(groups[i], wanted.data, wanted.size));
+	for (size_t at = 0; same && at < wanted.size; at += sizeof group) {
+		memcpy(&group, wanted.data + at, sizeof group);
+		same = is_among(group, groups, (size_t)count * sizeof group);
 	}
-	return same == wanted.size;
+	return same;
 }
 
 static bool holds(struct sandbox *sandbox, const struct operation *operation)
@@ -79,6 +86,8 @@ static bool holds(struct sandbox *sandbox, const struct operation *operation)
 	case OP_REQUIRE_LANDLOCK:
 		return (uint64_t)syscall(NR_LANDLOCK_CREATE_RULESET, NULL, 0,
 					 LANDLOCK_CREATE_RULESET_VERSION) == values[0];
+	case OP_REQUIRE_LABEL:
+		return label_is_taken(sandbox, operation) == (values[2] != 0);
 	default:
 		return true;
 	}
@@ -87,16 +96,31 @@ static bool holds(struct sandbox *sandbox, const struct operation *operation)
 /*
  * All sandboxes of a user share one empty session keyring: without it they would see the user's
  * keys, and one for each would meet the quota of 200 keys. Only a kernel without keys may lack it.
+ * With a label there is one for each label: a sandbox could not use that of another.
  */
 static int join_keyring(struct sandbox *sandbox, const char *name)
 {
+	struct text own = {.size = 0};
+	char label[sizeof own.data];
+	if (sandbox->label.size) {
+		text_add(&own, name);
+		text_add(&own, ":");
+		text_add(&own, sandbox->label.data);
+		name = own.data;
+		if (label_next_key(sandbox) < 0)
+			return -1;
+	}
 	long keyring = syscall(SYS_keyctl, KEYCTL_JOIN_SESSION_KEYRING, name);
 	if (keyring < 0)
 		return errno == ENOSYS ? 0 : fail(sandbox, "keyctl");
 	/* A keyring is found again by its name only where its user may search it. */
 	CHECK(syscall(SYS_keyctl, KEYCTL_SETPERM, keyring,
 		      KEY_POSSESSOR_ALL | KEY_USER_VIEW_READ_SEARCH_LINK), "keyctl");
-	return 0;
+	if (!sandbox->label.size)
+		return 0;
+	CHECK(syscall(SYS_keyctl, KEYCTL_GET_SECURITY, keyring, label, sizeof label), "keyctl");
+	errno = EACCES;
+	return strcmp(label, sandbox->label.data) ? fail(sandbox, "label of the keyring") : 0;
 }
 
 int launch_checks(struct sandbox *sandbox)
@@ -108,10 +132,19 @@ int launch_checks(struct sandbox *sandbox)
 			break;
 		sandbox->current = i;
 		sandbox->site = NULL;
+		if (operation.type->opcode == OP_DRAW_LABEL && label_draw(sandbox, &operation) < 0)
+			return -1;
 		if (operation.type->opcode == OP_JOIN_SESSION_KEYRING &&
 		    join_keyring(sandbox, plan_string(&sandbox->plan, &operation, 0)) < 0)
 			return -1;
+		if (operation.type->opcode == OP_PRIVATE_DIRECTORY &&
+		    name_private_directory(sandbox, plan_string(&sandbox->plan, &operation, 0)) < 0)
+			return -1;
+		if ((operation.type->opcode == OP_CGROUP || operation.type->opcode == OP_CGROUP_V1) &&
+		    cgroup_open(sandbox, &operation) < 0)
+			return -1;
 		if (!holds(sandbox, &operation)) {
+			sandbox->site = NULL;
 			errno = ESTALE;
 			return -1;
 		}
@@ -125,21 +158,34 @@ int launch_clone(struct sandbox *sandbox, int *pidfd, pid_t *pid)
 	int pair[2], one = 1;
 	sigset_t all;
 	long result;
+	plan_find(&sandbox->plan, OP_CLONE, &operation);
+	sandbox->current = operation.index;
 	/* Signals wait for the signal descriptor here and for sigwaitinfo in PID 1. */
 	sigfillset(&all);
 	if (sigprocmask(SIG_BLOCK, &all, NULL) < 0)
 		return -1;
+	/* Helpers that map ids need the user namespace alone: they start before the others exist. */
+	if (plan_find(&sandbox->plan, OP_AWAIT_ID_MAPS, &operation))
+		sandbox->later_namespaces = ~(uint64_t)(CLONE_NEWUSER | CLONE_NEWPID);
 	plan_find(&sandbox->plan, OP_CLONE, &operation);
+	sandbox->later_namespaces &= operation.values[0];
 	if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair) < 0)
 		return -1;
 	if (setsockopt(pair[0], SOL_SOCKET, SO_PASSCRED, &one, sizeof one) < 0)
 		return -1;
 	struct clone_arguments arguments = {
-		.flags = operation.values[0] | CLONE_PIDFD,
+		.flags = (operation.values[0] & ~sandbox->later_namespaces) | CLONE_PIDFD,
 		.pidfd = (uint64_t)(uintptr_t)pidfd,
 		.exit_signal = SIGCHLD,
 	};
+	if (sandbox->cgroup.placed) {
+		arguments.flags |= CLONE_INTO_CGROUP;
+		arguments.cgroup = (uint64_t)sandbox->cgroup.leaf_fds[0];
+	}
 	result = syscall(NR_CLONE3, &arguments, sizeof arguments);
+	/* Filters of containers answer so because they can't look into the structure. */
+	if (result < 0 && errno == ENOSYS && !sandbox->cgroup.placed)
+		result = syscall(SYS_clone, arguments.flags | SIGCHLD, 0, pidfd, 0, 0);
 	if (result == 0) {
 		close(pair[0]);
 		sandbox->control_fd = pair[1];
@@ -172,6 +218,21 @@ static void describe(struct text *text, const struct plan *plan, const struct op
 	}
 }
 
+/*
+ * Ubuntu lets a program without a profile make a user namespace, and refuses whatever it does there.
+ * A compiled program has nobody else to say so: on the command line `hardrun doctor` finds it.
+ */
+static bool is_restricted_by_apparmor(const struct failure *failure, const struct operation *operation)
+{
+	char label[64];
+	enum phase phase = operation->type->phase;
+	return (failure->error == EACCES || failure->error == EPERM) &&
+	       (operation->type->opcode == OP_CLONE || phase == PHASE_PARENT || phase == PHASE_INIT) &&
+	       same_content("/proc/sys/kernel/apparmor_restrict_unprivileged_userns", "1") &&
+	       (read_process_file(getpid(), "/attr/current", NULL, label, sizeof label) <= 0 ||
+		!strncmp(label, "unconfined", 10) || !strncmp(label, "unprivileged_userns", 19));
+}
+
 void report_failure(const struct sandbox *sandbox, const struct failure *failure)
 {
 	struct text text = {.size = 0};
@@ -198,5 +259,9 @@ void report_failure(const struct sandbox *sandbox, const struct failure *failure
 		text_add(&text, ")");
 	}
 	text_add(&text, "\n");
+	if (failure->operation < sandbox->plan.count && is_restricted_by_apparmor(failure, &operation))
+		text_add(&text, "  hint: kernel.apparmor_restrict_unprivileged_userns is 1 and this program "
+			 "has no AppArmor profile: as root: hardrun profile install hardrun, then use "
+			 "hardrun run; or give this file a profile with 'userns,'\n");
 	text_write(&text, STDERR_FILENO);
 }

@@ -8,11 +8,14 @@
 
 #include <fcntl.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 
 #define FLAG_PINNED 1u
 #define FLAG_RECURSIVE 2u
 #define OVERFLOW_ID 65534u
+#define ANY_OWNER UINT64_MAX
+#define RESERVED_FDS 48
 
 /* Every mount is already a slave of the host's here; the clones are made private one by one. */
 int perform_make_private(struct sandbox *sandbox, const struct operation *operation)
@@ -22,9 +25,15 @@ int perform_make_private(struct sandbox *sandbox, const struct operation *operat
 	return 0;
 }
 
-/* From inside the user namespace a foreign owner shows as the overflow id. */
-static bool owner_matches(const struct sandbox *sandbox, uid_t seen, uint64_t recorded)
+/*
+ * From inside the user namespace a foreign owner shows as the overflow id. Where the caller is
+ * foreign, too, owners can't be told apart: what is bound must be pinned.
+ */
+static bool owner_matches(const struct sandbox *sandbox, uid_t seen, uint64_t recorded,
+			  bool pinned)
 {
+	if (sandbox->foreign)
+		return pinned;
 	if (recorded == sandbox->uid)
 		return seen == getuid();
 	return seen != getuid() || seen == OVERFLOW_ID;
@@ -87,40 +96,105 @@ int attach_root(struct sandbox *sandbox, int tree_fd)
 	return 0;
 }
 
-int perform_root_bind(struct sandbox *sandbox, const struct operation *operation)
+/* What an operation that binds says of its source. */
+struct source {
+	mode_t type;
+	uint64_t attributes, flags, device, inode, rdev;
+	unsigned recursive;
+};
+
+static struct source source_of(const struct operation *operation)
 {
-	struct stat status;
 	const uint64_t *values = operation->values;
+	if (operation->type->opcode == OP_ROOT_BIND || operation->type->opcode == OP_ROOT_OVERLAY)
+		return (struct source){S_IFDIR, MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV, values[1],
+				       values[2], values[3], 0, TREE_RECURSIVE};
+	if (operation->type->opcode == OP_BIND_DEVICE)
+		return (struct source){S_IFCHR, MOUNT_ATTR_NOSUID | MOUNT_ATTR_NOEXEC, 0, 0, 0,
+				       values[2], 0};
+	return (struct source){(mode_t)(values[6] & UINT32_MAX), values[2], values[3], values[4],
+			       values[5], 0, values[3] & FLAG_RECURSIVE ? TREE_RECURSIVE : 0};
+}
+
+static int take_source(struct sandbox *sandbox, const struct operation *operation)
+{
+	struct source source = source_of(operation);
+	struct stat status;
 	int tree_fd, fd = open_source(sandbox, plan_string(&sandbox->plan, operation, 0), &status);
 	if (fd < 0)
 		return -1;
-	if (!S_ISDIR(status.st_mode) || !owner_matches(sandbox, status.st_uid, values[4]) ||
-	    ((values[1] & FLAG_PINNED) &&
-	     (status.st_dev != values[2] || status.st_ino != values[3])))
+	if ((status.st_mode & S_IFMT) != source.type ||
+	    ((source.flags & FLAG_PINNED) &&
+	     (status.st_dev != source.device || status.st_ino != source.inode)) ||
+	    (source.type == S_IFCHR && source.rdev && status.st_rdev != source.rdev))
 		return changed(sandbox, fd);
-	tree_fd = clone_tree(sandbox, fd, TREE_RECURSIVE, MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV);
+	tree_fd = clone_tree(sandbox, fd, source.recursive, source.attributes);
 	close(fd);
+	return tree_fd;
+}
+
+/* Clones the sources of binds before their turn, as many as there are descriptors for. */
+int take_sources(struct sandbox *sandbox)
+{
+	struct operation operation;
+	struct rlimit limit;
+	unsigned *count = &sandbox->sources_taken;
+	CHECK(getrlimit(RLIMIT_NOFILE, &limit), "getrlimit");
+	for (uint32_t i = 0; i < sandbox->plan.count; i++) {
+		plan_operation(&sandbox->plan, i, &operation);
+		if (operation.type->opcode != OP_ROOT_BIND && operation.type->opcode != OP_BIND &&
+		    operation.type->opcode != OP_ROOT_OVERLAY &&
+		    operation.type->opcode != OP_BIND_DEVICE)
+			continue;
+		if (*count == MAXIMUM_SOURCES || *count + RESERVED_FDS > limit.rlim_cur)
+			break;
+		sandbox->current = i;
+		if ((sandbox->sources[*count] = take_source(sandbox, &operation)) < 0)
+			return -1;
+		++*count;
+	}
+	return 0;
+}
+
+/* The owner is compared now: a source may have been cloned before there was an id map. */
+static int next_source(struct sandbox *sandbox, const struct operation *operation, uint64_t owner)
+{
+	struct stat status;
+	int tree_fd = sandbox->sources_used < sandbox->sources_taken
+			      ? sandbox->sources[sandbox->sources_used++]
+			      : take_source(sandbox, operation);
+	if (tree_fd < 0 || owner == ANY_OWNER)
+		return tree_fd;
+	if (fstat(tree_fd, &status) < 0 ||
+	    !owner_matches(sandbox, status.st_uid, owner, source_of(operation).flags & FLAG_PINNED))
+		return changed(sandbox, tree_fd);
+	return tree_fd;
+}
+
+int perform_root_bind(struct sandbox *sandbox, const struct operation *operation)
+{
+	int tree_fd = next_source(sandbox, operation, operation->values[4]);
 	return tree_fd < 0 ? -1 : attach_root(sandbox, tree_fd);
+}
+
+int perform_root_overlay(struct sandbox *sandbox, const struct operation *operation)
+{
+	int tree_fd = next_source(sandbox, operation, operation->values[4]);
+	return tree_fd < 0 ? -1 : overlay_root(sandbox, tree_fd);
 }
 
 int perform_bind(struct sandbox *sandbox, const struct operation *operation)
 {
-	struct stat status;
-	const uint64_t *values = operation->values;
-	unsigned recursive = values[3] & FLAG_RECURSIVE ? TREE_RECURSIVE : 0;
-	int tree_fd, fd = open_source(sandbox, plan_string(&sandbox->plan, operation, 0), &status);
-	if (fd < 0)
-		return -1;
-	if ((status.st_mode & S_IFMT) != (values[6] & UINT32_MAX) ||
-	    !owner_matches(sandbox, status.st_uid, values[6] >> 32) ||
-	    ((values[3] & FLAG_PINNED) &&
-	     (status.st_dev != values[4] || status.st_ino != values[5])))
-		return changed(sandbox, fd);
-	tree_fd = clone_tree(sandbox, fd, recursive, values[2]);
-	close(fd);
-	if (tree_fd < 0)
-		return -1;
-	return attach(sandbox, tree_fd, plan_string(&sandbox->plan, operation, 1));
+	int tree_fd = next_source(sandbox, operation, operation->values[6] >> 32);
+	return tree_fd < 0 ? -1
+			   : attach(sandbox, tree_fd, plan_string(&sandbox->plan, operation, 1));
+}
+
+int perform_bind_device(struct sandbox *sandbox, const struct operation *operation)
+{
+	int tree_fd = next_source(sandbox, operation, ANY_OWNER);
+	return tree_fd < 0 ? -1
+			   : attach(sandbox, tree_fd, plan_string(&sandbox->plan, operation, 1));
 }
 
 static bool lies_beneath(const char *path, const char *directory, size_t size)
@@ -155,6 +229,8 @@ int perform_bind_working_directory(struct sandbox *sandbox, const struct operati
 		errno = EACCES;
 		return fail(sandbox, "working directory");
 	}
+	if (sandbox->bare)
+		return 0;
 	CHECK(fd = open(".", O_PATH | O_DIRECTORY | O_CLOEXEC), "open");
 	tree_fd = clone_tree(sandbox, fd, TREE_RECURSIVE, operation->values[0]);
 	close(fd);
@@ -163,43 +239,27 @@ int perform_bind_working_directory(struct sandbox *sandbox, const struct operati
 	return attach(sandbox, tree_fd, directory);
 }
 
-int perform_bind_device(struct sandbox *sandbox, const struct operation *operation)
-{
-	struct stat status;
-	int tree_fd, fd = open_source(sandbox, plan_string(&sandbox->plan, operation, 0), &status);
-	if (fd < 0)
-		return -1;
-	if (!S_ISCHR(status.st_mode) || status.st_rdev != operation->values[2])
-		return changed(sandbox, fd);
-	tree_fd = clone_tree(sandbox, fd, 0, MOUNT_ATTR_NOSUID | MOUNT_ATTR_NOEXEC);
-	close(fd);
-	if (tree_fd < 0)
-		return -1;
-	return attach(sandbox, tree_fd, plan_string(&sandbox->plan, operation, 1));
-}
-
-static int bind_over_itself(struct sandbox *sandbox, const char *path, unsigned recursive,
+static int bind_over_itself(struct sandbox *sandbox, int fd, const char *path, unsigned recursive,
 			    uint64_t attributes)
 {
-	int tree_fd, fd = open_in_root(sandbox, path, O_PATH);
-	if (fd < 0)
-		return -1;
-	tree_fd = clone_tree(sandbox, fd, recursive, attributes);
+	int tree_fd = clone_tree(sandbox, fd, recursive, attributes);
 	close(fd);
 	return tree_fd < 0 ? -1 : attach(sandbox, tree_fd, path);
 }
 
 int perform_writable_directory(struct sandbox *sandbox, const struct operation *operation)
 {
-	return bind_over_itself(sandbox, plan_string(&sandbox->plan, operation, 0), 0,
-				operation->values[1]);
+	const char *path = plan_string(&sandbox->plan, operation, 0);
+	int fd = open_in_root(sandbox, path, O_PATH);
+	return fd < 0 ? -1 : bind_over_itself(sandbox, fd, path, 0, operation->values[1]);
 }
 
 int perform_make_read_only(struct sandbox *sandbox, const struct operation *operation)
 {
-	int result = bind_over_itself(sandbox, plan_string(&sandbox->plan, operation, 0),
-				      TREE_RECURSIVE, MOUNT_ATTR_RDONLY);
-	return result < 0 && errno == ENOENT ? 0 : result;
+	const char *path = plan_string(&sandbox->plan, operation, 0);
+	int fd = open_in_root(sandbox, path, O_PATH);
+	return fd < 0 ? errno == ENOENT ? 0 : -1
+		      : bind_over_itself(sandbox, fd, path, TREE_RECURSIVE, MOUNT_ATTR_RDONLY);
 }
 
 int perform_root_attributes(struct sandbox *sandbox, const struct operation *operation)

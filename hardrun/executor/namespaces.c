@@ -51,10 +51,21 @@ int perform_write_id_map(struct sandbox *sandbox, const struct operation *operat
 	return write_map(sandbox, "/proc/self/gid_map", operation->values[1], sandbox->gid);
 }
 
+/* The kernel lets the owner of a namespace map its own uid, whoever maps the gids. */
+int perform_write_uid_map(struct sandbox *sandbox, const struct operation *operation)
+{
+	return write_map(sandbox, "/proc/self/uid_map", operation->values[0], sandbox->uid);
+}
+
+/*
+ * The helpers started with this process. What needs no mapped id is done before the wait: a file
+ * can be made only once there is a map (EOVERFLOW), a tree can be cloned without.
+ */
 int perform_await_id_maps(struct sandbox *sandbox, const struct operation *operation)
 {
-	(void)operation;
-	CHECK(control_send(sandbox->control_fd, REQUEST_MAPS, -1), "sendmsg");
+	if (take_sources(sandbox) < 0)
+		return -1;
+	sandbox->current = operation->index;
 	CHECK(control_wait(sandbox->control_fd), "recv");
 	return 0;
 }
@@ -81,5 +92,7 @@ int perform_set_hostname(struct sandbox *sandbox, const struct operation *operat
 {
 	const char *name = plan_string(&sandbox->plan, operation, 0);
 	CHECK(sethostname(name, strlen(name)), "sethostname");
+	/* The kernel's own default: a new namespace has the host's. */
+	CHECK(setdomainname("(none)", 6), "setdomainname");
 	return 0;
 }

@@ -23,7 +23,7 @@ int perform(struct sandbox *sandbox, enum phase phase)
 
 void record_failure(struct sandbox *sandbox, int error)
 {
-	struct failure *failure = &sandbox->shared->failure;
+	struct failure *failure = sandbox->failure;
 	failure->operation = sandbox->current;
 	failure->error = error;
 	strncpy(failure->site, sandbox->site ? sandbox->site : "", sizeof failure->site - 1);

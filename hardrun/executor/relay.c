@@ -9,12 +9,20 @@
 #include <poll.h>
 #include <string.h>
 #include <sys/ioctl.h>
+#include <sys/mman.h>
+#include <sys/sendfile.h>
 #include <sys/stat.h>
+#include <sys/statfs.h>
 #include <sys/sysmacros.h>
 #include <termios.h>
 #include <unistd.h>
 
+#define PIPEFS_MAGIC 0x50495045
+#define COPIED_INPUT (64 << 20) /* bytes of a file; what is larger goes through a pipe */
+
 static struct termios saved_terminal;
+/* Pages that nothing is relayed through are never touched, and take no memory. */
+static _Alignas(4096) char buffers[3][RELAY_SIZE];
 
 bool is_null(int fd)
 {
@@ -38,7 +46,8 @@ static bool same_file(int a, int b)
 static int open_pipe(int *kept_fd, int *child_fd, int child_end)
 {
 	int pipe_fds[2];
-	if (pipe2(pipe_fds, O_CLOEXEC) < 0 ||
+	/* Any mode: who opens a pipe anew needs the right to look into a process that has it. */
+	if (pipe2(pipe_fds, O_CLOEXEC) < 0 || fchmod(pipe_fds[0], 0666) < 0 ||
 	    fcntl(pipe_fds[!child_end], F_SETFL, O_NONBLOCK) < 0)
 		return -1;
 	*kept_fd = pipe_fds[!child_end];
@@ -53,11 +62,47 @@ static int open_output(struct relay *relay, int to_fd, int *child_fd)
 	return open_pipe(&relay->from_fd, child_fd, 1);
 }
 
-static int open_input(struct streams *streams, bool interactive)
+/*
+ * What a file of the caller's holds, in memory: the file itself could be opened anew for writing
+ * through /proc, its path be read there, and a security module would take it from a process whose
+ * label does not reach it. The caller's position in it stays.
+ */
+static int copy_input(struct streams *streams)
 {
-	if (!isatty(STDIN_FILENO)) /* a directory would lead out of the root (CVE-2024-21626) */
-		return openat(STDIN_FILENO, ".", O_PATH) < 0 ? 0 : (errno = EISDIR, -1);
-	if (!interactive) {
+	off_t offset = lseek(STDIN_FILENO, 0, SEEK_CUR);
+	ssize_t size;
+	int fd = memfd_create("stdin", MFD_CLOEXEC | MFD_ALLOW_SEALING);
+	while ((size = sendfile(fd, STDIN_FILENO, &offset, COPIED_INPUT)) > 0)
+		;
+	if (size < 0 || fcntl(fd, F_ADD_SEALS, F_SEAL_WRITE | F_SEAL_GROW | F_SEAL_SHRINK) < 0)
+		return -1;
+	streams->child_fds[0] = fd;
+	return lseek(fd, 0, SEEK_SET) < 0 ? -1 : 0;
+}
+
+/* What a labelled workload can have as it is: the sandbox's own null device, nameless pipes. */
+bool is_free(int fd)
+{
+	struct statfs system;
+	return is_null(fd) || (fstatfs(fd, &system) == 0 && system.f_type == PIPEFS_MAGIC);
+}
+
+static int open_input(struct streams *streams, bool interactive, bool labelled)
+{
+	struct stat status;
+	if (!isatty(STDIN_FILENO)) {
+		if (fstat(STDIN_FILENO, &status) < 0)
+			return -1;
+		/* It would lead out of the root (CVE-2024-21626). */
+		if (S_ISDIR(status.st_mode))
+			return errno = EISDIR, -1;
+		if (!S_ISREG(status.st_mode) && (!labelled || is_free(STDIN_FILENO)))
+			return 0;
+		/* Files of /proc have no size: they are relayed, and what can't be copied is. */
+		if (S_ISREG(status.st_mode) && status.st_size > 0 && status.st_size <= COPIED_INPUT &&
+		    copy_input(streams) == 0)
+			return 0;
+	} else if (!interactive) {
 		streams->child_fds[0] = open("/dev/null", O_RDONLY | O_CLOEXEC);
 		return streams->child_fds[0];
 	}
@@ -70,8 +115,11 @@ int streams_open(struct sandbox *sandbox, struct streams *streams)
 {
 	struct operation operation;
 	int mode = STANDARD_IO_RELAY;
-	bool interactive = false;
+	bool interactive = false, labelled = plan_find(&sandbox->plan, OP_EXPECT_LABEL, &operation);
 	streams->input.ended = streams->output.ended = streams->error.ended = true;
+	streams->input.buffer = buffers[0];
+	streams->output.buffer = buffers[1];
+	streams->error.buffer = buffers[2];
 	for (int fd = 0; fd < 3; fd++)
 		streams->child_fds[fd] = fd;
 	sandbox->standard_fds = streams->child_fds;
@@ -79,12 +127,13 @@ int streams_open(struct sandbox *sandbox, struct streams *streams)
 		mode = (int)operation.values[0];
 		interactive = operation.values[1];
 		streams->limit = operation.values[2];
+		sandbox->current = operation.index;
 	}
-	sandbox->gated = plan_find(&sandbox->plan, OP_GATE, &operation);
+	sandbox->gated = labelled || plan_find(&sandbox->plan, OP_GATE, &operation);
 	sandbox->terminal = mode == STANDARD_IO_TERMINAL;
 	if (mode != STANDARD_IO_RELAY)
 		return 0;
-	if (open_input(streams, interactive) < 0)
+	if (open_input(streams, interactive, labelled) < 0)
 		return -1;
 	if (!is_null(STDOUT_FILENO) &&
 	    open_output(&streams->output, STDOUT_FILENO, &streams->child_fds[1]) < 0)
@@ -164,7 +213,7 @@ static void end(struct streams *streams, struct relay *relay)
 
 static void take(struct streams *streams, struct relay *relay)
 {
-	ssize_t size = read(relay->from_fd, relay->buffer, sizeof relay->buffer);
+	ssize_t size = read(relay->from_fd, relay->buffer, RELAY_SIZE);
 	if (size < 0 && (errno == EINTR || errno == EAGAIN))
 		return;
 	if (size <= 0) {
@@ -193,6 +242,9 @@ void relay_step(struct streams *streams, struct relay *relay)
 	if (size < 0 && (errno == EINTR || errno == EAGAIN))
 		return;
 	if (size < 0) {
+		/* A reader that has enough (head) is no loss. */
+		if (relay != &streams->input && errno != EPIPE)
+			streams->lost = errno;
 		end(streams, relay);
 		return;
 	}

@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 import json
 import signal
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple, cast, get_args
 
 from hardrun.errors import (
@@ -18,13 +20,17 @@ from hardrun.errors import (
 from hardrun.executor.result import Outcome, Result, Usage
 from hardrun.plan.format import decode
 from hardrun.plan.schema import BY_NAME, Kind, Operation
+from hardrun.posture.control import UNLIMITED
+from hardrun.posture.registry import BY_ID
+from hardrun.values import plain
 
 if TYPE_CHECKING:
     from hardrun.policy.decision import Decision
 
 SCHEMA_VERSION = 1
 _NUMBERS = ("status", "wall_ms", "user_us", "system_us", "max_rss_kib", "output_bytes", "truncated",
-            "started")
+            "started", "killed")
+_DISKS_V1 = "blkio.throttle.io_service_bytes"
 
 
 class Failure(NamedTuple):
@@ -47,23 +53,36 @@ class Report(NamedTuple):
     output_bytes: int = 0
     truncated: int = 0
     started: int = 0
+    killed: int = 0
     failure: Failure | None = None
+    cgroup: Mapping[str, tuple[str, ...]] = MappingProxyType({})
+    """Lines of the files of the sandbox's cgroup, by file."""
+
+
+def _is_number(text: str) -> bool:
+    """Whether it is one of 64 bits, about: a report may be torn anywhere."""
+    return text.isdecimal() and len(text) <= 20
 
 
 def parse(data: bytes) -> Report:
     """Read ``key value`` lines; an empty report (a killed executor) has the outcome internal."""
     fields: dict[str, str] = {}
+    cgroup: dict[str, tuple[str, ...]] = {}
     for line in data.decode("ascii", "replace").splitlines():
         key, _, value = line.partition(" ")
-        fields[key] = value
-    numbers = {name: int(fields[name]) for name in _NUMBERS if fields.get(name, "").isdigit()}
+        if key.startswith("cgroup."):
+            file = key.removeprefix("cgroup.")
+            cgroup[file] = (*cgroup.get(file, ()), value)
+        else:
+            fields[key] = value
+    numbers = {name: int(fields[name]) for name in _NUMBERS if _is_number(fields.get(name, ""))}
     outcome = fields.get("outcome", "internal")
     failure = None
-    if fields.get("failed_operation", "").isdigit():
-        failure = Failure(int(fields["failed_operation"]), int(fields.get("failed_errno", "0")),
-                          fields.get("failed_site", ""))
+    operation, error = fields.get("failed_operation", ""), fields.get("failed_errno", "0")
+    if _is_number(operation) and _is_number(error):
+        failure = Failure(int(operation), int(error), fields.get("failed_site", ""))
     known = cast(Outcome, outcome if outcome in get_args(Outcome) else "internal")
-    return Report(outcome=known, failure=failure, **numbers)
+    return Report(outcome=known, failure=failure, cgroup=cgroup, **numbers)
 
 
 def describe(operation: Operation) -> str:
@@ -80,6 +99,9 @@ def error_of(report: Report, plan: bytes) -> HardrunError | None:
         return None
     failure = report.failure
     operations = decode(plan).operations
+    if report.killed:
+        return ExecutorError("the sandbox was killed before its command started",
+                             hint="from outside, or by the kernel for want of memory")
     if failure is None or failure.operation >= len(operations):
         return ExecutorError("the executor ended without a word",
                              hint="was it killed? the kernel's log may know")
@@ -104,17 +126,56 @@ def _command_error(command: str, number: int, name: str) -> HardrunError:
 
 
 def result_of(report: Report, *, argv: tuple[str, ...], returncode: int, decision: Decision,
-              stdout: Any = None, stderr: Any = None, created: tuple[str, ...] = ()) -> Result:
+              stdout: Any = None, stderr: Any = None, created: tuple[str, ...] = (),
+              unverified: tuple[str, ...] = ()) -> Result:
     """The Result of a report; ``returncode`` as subprocess has it (-N for a killed executor)."""
     status = returncode if returncode >= 0 else 128 - returncode
     return Result(
         argv=argv, outcome=report.outcome, returncode=status,
         signal=report.status if report.outcome == "signaled" else None,
         stdout=stdout, stderr=stderr, truncated=bool(report.truncated),
-        usage=Usage(wall=report.wall_ms / 1e3, user=report.user_us / 1e6,
-                    system=report.system_us / 1e6, max_rss=report.max_rss_kib << 10,
-                    output=report.output_bytes),
-        decision=decision, created=created)
+        usage=usage_of(report),
+        decision=decision, created=created, unverified=unverified)
+
+
+def usage_of(report: Report) -> Usage:
+    """What a report says was used."""
+    def only(file: str) -> int | None:
+        [text] = report.cgroup.get(file, ("",))[:1]
+        return int(text) if _is_number(text) else None
+
+    def keyed(file: str, key: str) -> int | None:
+        words = (line.split() for line in report.cgroup.get(file, ()))
+        return next((int(w[1]) for w in words if len(w) == 2 and w[0] == key and _is_number(w[1])),
+                    None)
+
+    def over_disks(key: str, word: str) -> int | None:
+        words = " ".join(report.cgroup.get("io.stat", ())).split()
+        found = [w.partition("=")[2] for w in words if w.startswith(f"{key}=")]
+        first = [line.split() for line in report.cgroup.get(_DISKS_V1, ())]
+        found += [w[2] for w in first if len(w) == 3 and w[1] == word]
+        known = {"io.stat", _DISKS_V1} & set(report.cgroup)
+        return sum(map(int, filter(_is_number, found))) if known else None
+
+    stalled = {}
+    for resource in ("cpu", "memory", "io"):
+        for line in report.cgroup.get(f"{resource}.pressure", ()):
+            if line.startswith("some ") and _is_number(line.rpartition("total=")[2]):
+                stalled[resource] = int(line.rpartition("total=")[2]) / 1e6
+    pids, throttled = only("pids.peak"), keyed("cpu.stat", "throttled_usec")
+    if throttled is None and (nanoseconds := keyed("cpu.stat", "throttled_time")) is not None:
+        throttled = nanoseconds // 1000
+    peak, kills = only("memory.peak"), keyed("memory.events", "oom_kill")
+    return Usage(
+        wall=report.wall_ms / 1e3, user=report.user_us / 1e6, system=report.system_us / 1e6,
+        max_rss=report.max_rss_kib << 10, output=report.output_bytes,
+        memory_peak=only("memory.max_usage_in_bytes") if peak is None else peak,
+        swap_peak=only("memory.swap.peak"),
+        pids_peak=None if pids is None else max(pids - 1, 0),
+        read=over_disks("rbytes", "Read"), written=over_disks("wbytes", "Write"),
+        throttled=None if throttled is None else throttled / 1e6,
+        oom_kills=keyed("memory.oom_control", "oom_kill") if kills is None else kills,
+        pids_refused=keyed("pids.events", "max"), stalled=stalled)
 
 
 def outcome_of_error(error: HardrunError) -> Outcome:
@@ -124,18 +185,37 @@ def outcome_of_error(error: HardrunError) -> Outcome:
     return "unsupported" if isinstance(error, HostUnsupported) else "internal"
 
 
+_TOLD = {"memory-limit": ("killed: memory limit", "limits.memory"),
+         "pids-limit": ("processes were refused: pids limit", "limits.pids"),
+         "cpu-limit": ("killed: cpu time limit", "limits.cpu_time"),
+         "timeout": ("killed: time-out", "limits.timeout"),
+         "output-limit": ("killed: output limit", "limits.output")}
+
+
+def _message(result: Result) -> str:
+    """What ended it, in words: ``killed: memory limit 256M``; empty when the command did."""
+    words, control = _TOLD.get(result.outcome, ("", ""))
+    if not words:
+        return ""
+    limit, posture = BY_ID[control], result.decision.posture
+    if posture.get(limit, UNLIMITED) == UNLIMITED:  # somebody else's: an outer container's
+        return words
+    return f"{words} {limit.spell(posture[limit])}"
+
+
 def result_document(result: Result) -> dict[str, Any]:
     """A run's end as a JSON-ready document."""
-    degraded = [{"control": c.control, "kind": c.enforcement.kind, "because": c.enforcement.because,
-                 "fix": c.enforcement.fix}
+    degraded = [{"control": c.control, "kind": c.enforcement.kind, "by": list(c.enforcement.by),
+                 "because": c.enforcement.because, "fix": c.enforcement.fix}
                 for c in result.decision.controls if c.enforcement.kind != "enforced"]
     usage = result.usage
     return {
         "schema_version": SCHEMA_VERSION, "outcome": result.outcome,
+        "tier": result.decision.tier,
         "returncode": result.returncode, "signal": result.signal, "truncated": result.truncated,
-        "usage": {"wall": usage.wall, "user": usage.user, "system": usage.system,
-                  "max_rss": usage.max_rss, "output": usage.output},
+        "message": _message(result), "usage": plain(usage),
         "decision": result.decision.digest, "degraded": degraded, "created": list(result.created),
+        "unverified": list(result.unverified),
     }
 
 
@@ -143,10 +223,12 @@ def error_document(error: HardrunError) -> dict[str, Any]:
     """A run that never started as a JSON-ready document."""
     failed = {"operation": error.operation, "errno": error.errno} if isinstance(
         error, ExecutorError) else None
+    cause = error.cause if isinstance(error, HostUnsupported) else ""
     return {
         "schema_version": SCHEMA_VERSION, "outcome": outcome_of_error(error),
-        "returncode": error.exit_code, "error": {"code": error.code, "message": error.message,
-                                                 "hint": error.hint, "failed": failed},
+        "returncode": error.exit_code, "error": {"code": error.code, "cause": cause,
+                                                 "message": error.message, "hint": error.hint,
+                                                 "failed": failed},
     }
 
 
@@ -180,8 +262,11 @@ def _isolate_verdict(outcome: Outcome, document: dict[str, Any]) -> list[tuple[s
     if outcome in ("timeout", "cpu-limit"):
         wall = " (wall clock)" if outcome == "timeout" else ""
         return [("killed", 1), ("status", "TO"), ("message", f"Time limit exceeded{wall}")]
-    if outcome in ("memory-limit", "pids-limit", "output-limit"):
+    if outcome == "pids-limit":
+        return [("exitcode", status), ("status", "RE"), ("message", "Process limit exceeded")]
+    if outcome in ("memory-limit", "output-limit"):
         return [("killed", 1), ("exitsig", int(signal.SIGKILL)), ("status", "SG"),
                 ("message", f"{outcome.split('-')[0].capitalize()} limit exceeded")]
     message = document["error"]["message"] if "error" in document else outcome
-    return [("status", "XX"), ("message", " ".join(str(message).split()))]
+    line = " ".join(str(message).split())
+    return [("status", "XX"), ("message", "".join(c if c.isprintable() else "?" for c in line))]

@@ -12,7 +12,10 @@ void text_add(struct text *text, const char *string)
 	text->data[text->size] = 0;
 }
 
-/* Paths and names are the caller's: an escape sequence in one must not reach a terminal. */
+/*
+ * Paths and names are the caller's: an escape sequence in one must not reach a terminal, nor its
+ * 8-bit form (0x9b, U+009B), nor a mark that turns the direction of the text.
+ */
 void text_escape(struct text *text, const char *string, size_t size)
 {
 	static const char digits[] = "0123456789abcdef";
@@ -20,7 +23,7 @@ void text_escape(struct text *text, const char *string, size_t size)
 		unsigned char byte = (unsigned char)string[i];
 		char plain[2] = {string[i], 0};
 		char escaped[5] = {'\\', 'x', digits[byte >> 4], digits[byte & 15], 0};
-		text_add(text, byte < 0x20 || byte == 0x7f ? escaped : plain);
+		text_add(text, byte < 0x20 || byte >= 0x7f ? escaped : plain);
 	}
 }
 

@@ -51,17 +51,21 @@ static int keep_existing(struct sandbox *sandbox, int parent_fd, const char *nam
 	return fail(sandbox, "existing file");
 }
 
+int make_directory_at(struct sandbox *sandbox, int parent_fd, const char *name, mode_t mode)
+{
+	int result = mkdirat(parent_fd, name, mode);
+	if (result < 0 && errno == EEXIST)
+		return keep_existing(sandbox, parent_fd, name, S_IFDIR);
+	return result < 0 ? fail(sandbox, "mkdirat") : 0;
+}
+
 static int make_directory(struct sandbox *sandbox, const char *path, mode_t mode)
 {
 	const char *name;
 	int parent_fd = open_parent(sandbox, path, &name), result;
 	if (parent_fd < 0)
 		return -1;
-	result = mkdirat(parent_fd, name, mode);
-	if (result < 0 && errno == EEXIST)
-		result = keep_existing(sandbox, parent_fd, name, S_IFDIR);
-	else if (result < 0)
-		fail(sandbox, "mkdirat");
+	result = make_directory_at(sandbox, parent_fd, name, mode);
 	close(parent_fd);
 	return result;
 }

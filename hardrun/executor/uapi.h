@@ -26,7 +26,8 @@ enum {
 };
 
 struct clone_arguments {
-	uint64_t flags, pidfd, child_tid, parent_tid, exit_signal, stack, stack_size, tls;
+	uint64_t flags, pidfd, child_tid, parent_tid, exit_signal, stack, stack_size, tls,
+		set_tid, set_tid_size, cgroup;
 };
 
 struct open_how {
@@ -92,17 +93,26 @@ struct filter_program {
 	const void *filter;
 };
 #define SECCOMP_SET_MODE_FILTER 1u
+#define SECCOMP_FILTER_FLAG_TSYNC 1u
+#define IOPRIO_WHO_PROCESS 1
+#define IOPRIO_CLASS_SHIFT 13
+#define IOPRIO_CLASS_RT 1
 
 #ifndef MFD_EXEC
 #define MFD_EXEC 0x10u
 #endif
 #define KEYCTL_JOIN_SESSION_KEYRING 1
 #define KEYCTL_SETPERM 5
+#define KEYCTL_GET_SECURITY 17
 #define KEY_POSSESSOR_ALL 0x3f000000u
 #define KEY_USER_VIEW_READ_SEARCH_LINK 0x001b0000u
 #define PROC_SUPER_MAGIC 0x9fa0
+#define CGROUP_SUPER_MAGIC 0x27e0eb
+#define CGROUP2_SUPER_MAGIC 0x63677270
+#define PF_EXITING 0x4u
 #define TIOCGPTPEER_REQUEST 0x5441
 #define CLONE_CLEAR_SIGHAND 0x100000000ull
+#define CLONE_INTO_CGROUP 0x200000000ull
 
 static inline int openat2(int directory_fd, const char *path, uint64_t flags, uint64_t resolve)
 {

@@ -7,18 +7,20 @@
 #include "uapi.h"
 
 #include <fcntl.h>
+#include <signal.h>
 #include <string.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #define MAXIMUM_PROCESSES 4096
 #define TICKS_PER_SECOND 100u
 
 struct walk {
+	_Alignas(4096) size_t count; /* of whole pages, to be let go of */
 	pid_t pids[MAXIMUM_PROCESSES];
-	size_t count;
 };
 
-static ssize_t read_file(pid_t pid, const char *name, const char *last, char *buffer, size_t room)
+ssize_t read_process_file(pid_t pid, const char *name, const char *last, char *buffer, size_t room)
 {
 	struct text path = {.size = 0};
 	int fd;
@@ -44,7 +46,7 @@ static void add_children(struct walk *walk, pid_t pid, const char *thread)
 	char buffer[4096];
 	const char *at = buffer;
 	uint64_t child;
-	if (read_file(pid, "/task/", thread, buffer, sizeof buffer) <= 0)
+	if (read_process_file(pid, "/task/", thread, buffer, sizeof buffer) <= 0)
 		return;
 	while (walk->count < MAXIMUM_PROCESSES && parse_number(&at, &child))
 		walk->pids[walk->count++] = (pid_t)child;
@@ -94,7 +96,7 @@ static void add_cpu_time(pid_t pid, struct usage *usage)
 	char buffer[1024];
 	const char *after;
 	uint64_t user, system;
-	if (read_file(pid, "/stat", NULL, buffer, sizeof buffer) <= 0)
+	if (read_process_file(pid, "/stat", NULL, buffer, sizeof buffer) <= 0)
 		return;
 	after = strrchr(buffer, ')');
 	if (!after)
@@ -106,19 +108,42 @@ static void add_cpu_time(pid_t pid, struct usage *usage)
 	usage->system_us += system * (1000000 / TICKS_PER_SECOND);
 }
 
+bool is_exiting(pid_t pid)
+{
+	char buffer[1024];
+	ssize_t size = read_process_file(pid, "/stat", NULL, buffer, sizeof buffer);
+	const char *after = size > 0 ? strrchr(buffer, ')') : NULL;
+	return !after || column(after + 1, 6) & PF_EXITING;
+}
+
 /* Shared pages are counted once by smaps_rollup and once for each process by statm. */
 static void add_memory(pid_t pid, bool exact, struct usage *usage)
 {
 	char buffer[2048];
 	uint64_t value;
-	if (!exact && read_file(pid, "/statm", NULL, buffer, sizeof buffer) > 0)
+	if (!exact && read_process_file(pid, "/statm", NULL, buffer, sizeof buffer) > 0)
 		usage->memory += column(buffer, 1) * (uint64_t)sysconf(_SC_PAGESIZE);
-	if (exact && read_file(pid, "/smaps_rollup", NULL, buffer, sizeof buffer) > 0) {
+	if (exact && read_process_file(pid, "/smaps_rollup", NULL, buffer, sizeof buffer) > 0) {
 		const char *at = strstr(buffer, "\nPss:");
 		at = at ? at + strlen("\nPss:") : "";
 		if (parse_number(&at, &value))
 			usage->memory += value * 1024;
 	}
+}
+
+/*
+ * Ends all that descends from this process, which adopts whatever loses its parent. Only its own
+ * children are signalled: nobody else reaps them, so that no number can have become another's.
+ */
+void end_children(void)
+{
+	static struct walk walk;
+	do {
+		walk.count = 0;
+		add_children_of_threads(&walk, getpid());
+		for (size_t i = 0; i < walk.count; i++)
+			kill(walk.pids[i], SIGKILL);
+	} while (waitpid(-1, NULL, walk.count ? __WALL : __WALL | WNOHANG) > 0);
 }
 
 int watch_tree(pid_t init, bool exact, struct usage *usage)
@@ -133,5 +158,7 @@ int watch_tree(pid_t init, bool exact, struct usage *usage)
 		if (i)
 			add_memory(walk.pids[i], exact, usage);
 	}
-	return walk.count > 1 ? 0 : -1;
+	bool alone = walk.count == 1;
+	release_pages(&walk, sizeof walk);
+	return alone ? -1 : 0;
 }

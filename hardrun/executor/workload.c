@@ -25,14 +25,34 @@ static int wait_at_gate(struct sandbox *sandbox)
 	return 0;
 }
 
+/*
+ * PID 1 holds them under any numbers, 0-2 among them. Memory is PID 1's own: what is written to
+ * `sandbox` here stays there, and the next command would find it.
+ */
+static int take_served(struct sandbox *sandbox)
+{
+	int moved[3];
+	for (int fd = 0; fd < 3; fd++)
+		CHECK(moved[fd] = fcntl(sandbox->standard_fds[fd], F_DUPFD_CLOEXEC, 3), "fcntl");
+	for (int fd = 0; fd < 3; fd++)
+		CHECK(dup2(moved[fd], fd), "dup2");
+	exchange_null();
+	return 0;
+}
+
 int workload_main(void *argument)
 {
 	struct sandbox *sandbox = argument;
 	sigset_t none;
 	sigemptyset(&none);
 	umask(sandbox->umask);
+	/* Bare, PID 1's part is done here: its reaper stays outside of what signals can reach. */
 	if (sigprocmask(SIG_SETMASK, &none, NULL) < 0 ||
-	    (sandbox->gated && wait_at_gate(sandbox) < 0) || perform(sandbox, PHASE_WORKLOAD) < 0)
+	    (sandbox->bare && prctl(PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0) < 0) ||
+	    (sandbox->gated && !sandbox->served && wait_at_gate(sandbox) < 0) ||
+	    (sandbox->served && take_served(sandbox) < 0) ||
+	    (sandbox->bare && perform(sandbox, PHASE_INIT) < 0) ||
+	    perform(sandbox, PHASE_WORKLOAD) < 0)
 		record_failure(sandbox, errno);
 	_exit(EXIT_REFUSED);
 }
@@ -67,30 +87,15 @@ int perform_change_directory(struct sandbox *sandbox, const struct operation *op
 {
 	const char *path = plan_string(&sandbox->plan, operation, 0);
 	char current[PATH_MAX];
-	CHECK(chdir(caller_directory_if_empty(sandbox, path)), "chdir");
+	if (sandbox->served && sandbox->served->directory[0])
+		path = sandbox->served->directory;
+	CHECK(chdir(place(sandbox, path)), "chdir");
 	/* A directory outside the root shows as "(unreachable)" (CVE-2024-21626). */
 	if (syscall(SYS_getcwd, current, sizeof current) < 0 || current[0] != '/') {
 		errno = EXDEV;
 		return fail(sandbox, "getcwd");
 	}
 	return 0;
-}
-
-/* The descriptor of our own procfs: a name in /proc could be somebody else's (CVE-2019-16884). */
-int perform_set_exec_label(struct sandbox *sandbox, const struct operation *operation)
-{
-	const char *module = plan_string(&sandbox->plan, operation, 0);
-	const char *label = plan_string(&sandbox->plan, operation, 1);
-	bool apparmor = strcmp(module, "apparmor") == 0;
-	ssize_t written;
-	int fd = apparmor ? openat(sandbox->proc_fd, "thread-self/attr/apparmor/exec",
-				   O_WRONLY | O_CLOEXEC) : -1;
-	if (fd < 0)
-		CHECK(fd = openat(sandbox->proc_fd, "thread-self/attr/exec", O_WRONLY | O_CLOEXEC),
-		      "openat");
-	written = write(fd, label, strlen(label));
-	close(fd);
-	return written == (ssize_t)strlen(label) ? 0 : fail(sandbox, "write");
 }
 
 int perform_close_descriptors(struct sandbox *sandbox, const struct operation *operation)
@@ -108,14 +113,19 @@ int perform_load_seccomp(struct sandbox *sandbox, const struct operation *operat
 		errno = EINVAL;
 		return fail(sandbox, "seccomp");
 	}
-	CHECK(syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, operation->values[1], &program),
-	      "seccomp");
-	return 0;
+	/* There is one thread. Were there another, its number would come back, and no filter be loaded. */
+	long thread = syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER,
+			      operation->values[1] | SECCOMP_FILTER_FLAG_TSYNC, &program);
+	if (thread > 0)
+		errno = EBUSY;
+	return thread ? fail(sandbox, "seccomp") : 0;
 }
 
 static void try_execute(const struct sandbox *sandbox, const char *path)
 {
-	execve(path, sandbox->workload_argv, sandbox->workload_environment);
+	const struct job *job = sandbox->served;
+	execve(path, job ? job->argv : sandbox->workload_argv,
+	       job ? job->environment : sandbox->workload_environment);
 }
 
 /* As execvp(3): a file that can't be executed is remembered, the search goes on. */
@@ -141,12 +151,27 @@ static int search(const struct sandbox *sandbox, const char *name, const char *d
 	return error;
 }
 
+/* Its own PATH: a name is looked up inside, as the last thing of all (CVE-2024-21626). */
+static const char *path_of(char **environment)
+{
+	for (; *environment; environment++)
+		if (!strncmp(*environment, "PATH=", 5))
+			return *environment + 5;
+	return "";
+}
+
 int perform_execute(struct sandbox *sandbox, const struct operation *operation)
 {
 	const char *path = plan_string(&sandbox->plan, operation, 0);
+	const char *directories = plan_string(&sandbox->plan, operation, 1);
+	if (sandbox->served) {
+		path = sandbox->served->argv[0];
+		directories = path_of(sandbox->served->environment);
+	}
+	sandbox->shared->reached = 1;
 	if (strchr(path, '/'))
 		try_execute(sandbox, path);
 	else
-		errno = search(sandbox, path, plan_string(&sandbox->plan, operation, 1));
+		errno = search(sandbox, path, directories);
 	return fail(sandbox, "execve");
 }
