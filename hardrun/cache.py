@@ -1,17 +1,18 @@
 """Stored plans: what makes the second run of the same request fast.
 
 A plan is stored under the exact text of the request, up to and including the command; the words
-after the command are a late slot and are in no file. The executor checks at every start that all
-the plan depended on is unchanged (``require_*`` operations) and else has it made anew.
+after the command are a late slot and are in no file. It is read by the native front-end alone
+(executor/frontend.c), with no interpreter; the executor checks at every start that all the plan
+depended on is unchanged (``require_*`` operations) and else has it made anew.
 
 A plan decides what a sandbox may do, so a file counts only if it belongs to the caller and nobody
 else can write it, in directories of the same kind, reached without following a symlink. Nothing
 here ever fails a run: whatever goes wrong, the plan is simply not found or not stored.
 
-    file     header (24 bytes) | key | artefact
+    file     header (24 bytes) | key | content
+    content  of a plan: path of the executor, NUL, artefact
 
-This module is on the fast path and imports nothing that Python does not start with, but for
-``struct`` and ``zlib``.
+Doctor's answers are kept under the same rules, and are read here.
 """
 
 from __future__ import annotations
@@ -24,13 +25,15 @@ import zlib
 from hardrun import __version__
 
 # magic, key size, artefact size, CRC-32 of both (a torn or rotten file is a miss, not an error)
-_HEADER = struct.Struct("<8sIII4x")
-_MAGIC = b"HRCACHE1"
+HEADER = struct.Struct("<8sIII4x")
+MAGIC = b"HRCACHE2"
 MAXIMUM_FILES = 256
 MAXIMUM_BYTES = 32 << 20
 _TEMPORARY = ".new"
+SERVICE = "service"
+"""The socket of the decision service (hardrun/serve), in the directory above the plans."""
 # What a decision depends on besides the command line. LANG and the like are read at start.
-_VARIABLES = ("HOME", "PATH", "XDG_CONFIG_HOME", "XDG_CACHE_HOME")
+VARIABLES = ("HOME", "PATH", "XDG_CONFIG_HOME", "XDG_CACHE_HOME")
 
 
 def cache_home() -> str | None:
@@ -44,10 +47,10 @@ def cache_home() -> str | None:
     return None
 
 
-def plans_directory() -> str | None:
-    """Where plans are stored, or None when there is no place for them."""
+def plans_directory(kind: str = "plans") -> str | None:
+    """Where plans (or files of another kind) are stored, None when there is no place for them."""
     home = cache_home()
-    return None if home is None else home + "/hardrun/plans"
+    return None if home is None else f"{home}/hardrun/{kind}"
 
 
 def split(arguments: list[str]) -> tuple[list[str], list[str]] | None:
@@ -58,20 +61,26 @@ def split(arguments: list[str]) -> tuple[list[str], list[str]] | None:
     return (arguments[:end], arguments[end:]) if end <= len(arguments) else None
 
 
-def make_key(request: list[str], executor: os.stat_result) -> bytes | None:
-    """The text that must be equal for a stored plan to answer this request.
+def identity(schema: int) -> str:
+    """What wrote a plan: the version, and the schema that its operations are encoded by."""
+    return f"{__version__}:{schema}"
 
-    None where the working directory is gone: such a request is never stored.
+
+def make_key(request: list[str], schema: int) -> bytes | None:
+    """The text that must be equal for a stored plan to answer this request: words, each with a NUL.
+
+    make_key() of executor/frontend.c makes the same. None where the working directory is gone:
+    such a request is never stored.
     """
     try:
         directory = os.getcwd()
     except OSError:
         return None
-    environment = [f"{name}={os.environ.get(name)}" for name in _VARIABLES]
-    built = f"{executor.st_dev}:{executor.st_ino}:{executor.st_size}:{executor.st_mtime_ns}"
+    environment = [f"{name}={os.environ[name]}" if name in os.environ else name
+                   for name in VARIABLES]
     caller = f"{os.geteuid()}:{os.getegid()}"
-    words = [__version__, built, caller, directory, *environment, *request]
-    return b"\0".join([os.fsencode(word) for word in words])
+    words = [identity(schema), caller, directory, *environment, *request]
+    return b"".join([os.fsencode(word) + b"\0" for word in words])
 
 
 def _open_directory(path: str) -> int:
@@ -94,6 +103,16 @@ def _open_directory(path: str) -> int:
     return directory
 
 
+def open_private(path: str, *, make: bool) -> int:
+    """Open a directory of ours (``plans_directory``), made where that is asked for.
+
+    Raises OSError, also when somebody else could have written there.
+    """
+    if make:
+        _make_directories(path)
+    return _open_directory(path)
+
+
 def _check_owner(descriptor: int) -> os.stat_result:
     status = os.fstat(descriptor)
     if status.st_uid != os.geteuid() or status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
@@ -105,9 +124,9 @@ def _name(key: bytes) -> str:
     return f"{zlib.crc32(key):08x}.plan"
 
 
-def load(key: bytes) -> bytes | None:
+def load(key: bytes, kind: str = "plans") -> bytes | None:
     """The artefact that was stored under ``key``, or None."""
-    path = plans_directory()
+    path = plans_directory(kind)
     if path is None:
         return None
     try:
@@ -129,30 +148,28 @@ def load(key: bytes) -> bytes | None:
 
 
 def _artefact_of(data: bytes, key: bytes) -> bytes | None:
-    if len(data) < _HEADER.size:
+    if len(data) < HEADER.size:
         return None
-    magic, key_size, size, checksum = _HEADER.unpack_from(data)
-    body = data[_HEADER.size:]
-    if magic != _MAGIC or key_size + size != len(body) or body[:key_size] != key:
+    magic, key_size, size, checksum = HEADER.unpack_from(data)
+    body = data[HEADER.size:]
+    if magic != MAGIC or key_size + size != len(body) or body[:key_size] != key:
         return None
     return body[key_size:] if zlib.crc32(body) == checksum else None
 
 
-def store(key: bytes, artefact: bytes) -> bool:
+def store(key: bytes, artefact: bytes, kind: str = "plans") -> bool:
     """Store an artefact; whether that succeeded.
 
     The file appears whole or not at all, also when several processes store at once. The oldest
     files are removed when there are more than ``MAXIMUM_FILES`` or ``MAXIMUM_BYTES``.
     """
-    path = plans_directory()
+    path = plans_directory(kind)
     if path is None:
         return False
     body = key + artefact
-    data = _HEADER.pack(_MAGIC, len(key), len(artefact), zlib.crc32(body)) + body
+    data = HEADER.pack(MAGIC, len(key), len(artefact), zlib.crc32(body)) + body
     try:
-        os.makedirs(os.path.dirname(os.path.dirname(path)), mode=0o700, exist_ok=True)
-        for ours in (os.path.dirname(path), path):
-            _make_directory(ours)
+        _make_directories(path)
         directory = _open_directory(path)
     except OSError:
         return False
@@ -166,10 +183,44 @@ def store(key: bytes, artefact: bytes) -> bool:
     return True
 
 
-def _make_directory(path: str) -> None:
+def refused(kind: str = "plans") -> OSError | None:
+    """Why nothing can be stored; None where something was stored on trial, and removed."""
+    path = plans_directory(kind)
+    if path is None:
+        return FileNotFoundError(2, "no absolute HOME or XDG_CACHE_HOME")
+    try:
+        _make_directories(path)
+        directory = _open_directory(path)
+        try:
+            name = f"trial.{os.getpid()}.{os.urandom(4).hex()}"
+            _write(directory, name, MAGIC)
+            _remove(directory, name)
+        finally:
+            os.close(directory)
+    except OSError as error:
+        return error if error.strerror else OSError(1, str(error))
+    return None
+
+
+def make_directory(path: str) -> bool:
+    """Make our directory and the one above it; whether both are there and the caller's alone."""
+    try:
+        _make_directories(path)
+        os.close(_open_directory(path))
+    except OSError:
+        return False
+    return True
+
+
+def _make_directories(path: str) -> None:
+    """Make a directory and those above it, each for the caller alone, whatever the umask."""
+    if os.path.isdir(path):  # whose it is gets checked when it is opened
+        return
+    _make_directories(os.path.dirname(path))
     try:
         os.mkdir(path, 0o700)
-    except FileExistsError:  # whose it is gets checked when it is opened
+        os.chmod(path, 0o700)
+    except FileExistsError:
         return
 
 
@@ -179,6 +230,7 @@ def _write(directory: int, name: str, data: bytes) -> None:
                          dir_fd=directory)
     try:
         with open(descriptor, "wb") as file:
+            os.fchmod(descriptor, 0o600)
             file.write(data)
         os.replace(temporary, name, src_dir_fd=directory, dst_dir_fd=directory)
     except OSError:

@@ -72,7 +72,8 @@ class PolicyRefused(HardrunError):
 class HostUnsupported(HardrunError):
     """This host can't enforce what is demanded.
 
-    ``fact`` names what is missing, ``controls`` every control that needs it.
+    ``fact`` names what is missing, ``cause`` is the code that docs/hosts.md explains (empty where
+    there is none), ``controls`` every control that needs it.
     """
 
     code = "host-unsupported"
@@ -82,11 +83,13 @@ class HostUnsupported(HardrunError):
         message: str,
         *,
         fact: str,
+        cause: str = "",
         controls: tuple[str, ...] = (),
         hint: str | None = None,
     ) -> None:
         super().__init__(message, hint=hint)
         self.fact = fact
+        self.cause = cause
         self.controls = controls
 
 

@@ -90,3 +90,22 @@ def _expect(kind: type[T], data: Any, place: str) -> T:
     if type(data) is not kind:  # not isinstance: to JSON, true is no number
         raise ValueError(f"{place}: {type(data).__name__} instead of {kind.__name__}")
     return data
+
+
+def printable(text: str) -> str:
+    """``text`` with everything escaped that is not a visible character.
+
+    File names, labels and errors come from people we don't trust: an escape sequence could rewrite
+    what the terminal shows or answer on the user's behalf, a bidirectional mark could swap words.
+    Bytes that are not UTF-8 are shown as ``\\xNN``.
+    """
+    return "".join(c if c.isprintable() else _escaped(c) for c in text)
+
+
+def _escaped(character: str) -> str:
+    code = ord(character)
+    if 0xDC80 <= code <= 0xDCFF:  # surrogateescape
+        return f"\\x{code - 0xDC00:02x}"
+    if code < 0x100:
+        return f"\\x{code:02x}"
+    return f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"

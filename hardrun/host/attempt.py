@@ -1,8 +1,9 @@
 """Try a plan in a throw-away child and learn how far the kernel let it go.
 
 The child is the executor itself, started by posix_spawn(3): no Python runs after a fork, so this is
-safe in a program with threads. Its plan ends with the execution of a program that does not exist;
-arriving there means that everything before it worked, and nothing was run.
+safe in a program with threads. Its plan ends with the execution of ``CANARY``, a file that is not
+there or is no program; arriving there means that everything before it worked, and nothing was run.
+Where the file is there, Landlock has to refuse it: one that stops nothing is found.
 
 A plan's schema and format are the only things of ``hardrun.plan`` that this room knows.
 """
@@ -16,11 +17,13 @@ import os
 from collections.abc import Iterable
 from typing import NamedTuple
 
+from hardrun.executor.image import command_of
 from hardrun.plan.format import Artefact, encode, pack
 from hardrun.plan.schema import BY_NAME, Operation, Unsafe
 
 _EVERY_DEFENCE = Unsafe(sum(Unsafe))
-_NOTHING = "/hardrun-no-such-program"
+CANARY = "/hardrun-canary"
+NOT_ENFORCED = "landlock_canary"
 _MFD_EXEC = 0x10  # Linux 6.3
 _SEALS = 0x1 | 0x2 | 0x4 | 0x8
 
@@ -50,10 +53,10 @@ class Attempt:
 
     def __init__(self, executor: str, operations: Iterable[Operation]) -> None:
         """Start the executor at the path ``executor``. Raises ExecutorUnusable."""
-        self._report, write_end = os.pipe2(os.O_CLOEXEC)
+        self._report, write_end = map(_above_standard, os.pipe2(os.O_CLOEXEC))
         try:
             plan = [*operations, Operation("report", (write_end,)),
-                    Operation("execute", (_NOTHING, ""))]
+                    Operation("execute", (CANARY, ""))]
             self._plan = sorted(plan, key=_place)
             image = _image(executor, encode(self._plan, _EVERY_DEFENCE))
             try:
@@ -83,8 +86,13 @@ class Attempt:
             number = int(fields[b"failed_errno"])
         except (KeyError, ValueError, IndexError):
             raise ExecutorUnusable(0, "it ended without a report", "execution") from None
-        if name == "execute":
-            return None
+        if name == "execute":  # ENOEXEC: it was let through to an empty file
+            names = {operation.name for operation in self._plan}
+            if "set_exec_label" in names and number in (errno.EACCES, errno.EPERM):
+                return Failure(name, number, "execve")
+            domain = "landlock_restrict" in names
+            unheld = domain and number == errno.ENOEXEC
+            return Failure(NOT_ENFORCED, number, "execve") if unheld else None
         return Failure(name, number, fields.get(b"failed_site", b"").decode("ascii", "replace"))
 
 
@@ -114,13 +122,23 @@ def _memory_file() -> int:
     flags = os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING
     try:
         try:
-            return os.memfd_create("hardrun-probe", flags | _MFD_EXEC)
+            return _above_standard(os.memfd_create("hardrun-probe", flags | _MFD_EXEC))
         except OSError as error:
             if error.errno != errno.EINVAL:  # before Linux 6.3 every memory file can be executed
                 raise
-            return os.memfd_create("hardrun-probe", flags)
+            return _above_standard(os.memfd_create("hardrun-probe", flags))
     except OSError as error:
         raise ExecutorUnusable(error.errno, error.strerror, "memory file") from None
+
+
+def _above_standard(descriptor: int) -> int:
+    """Move a descriptor above 2: where those are closed, the child would open its own over it."""
+    if descriptor > 2:
+        return descriptor
+    try:
+        return fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, 3)
+    finally:
+        os.close(descriptor)
 
 
 def _spawn(image: int, report: int) -> int:
@@ -129,8 +147,11 @@ def _spawn(image: int, report: int) -> int:
         *((os.POSIX_SPAWN_OPEN, fd, "/dev/null", os.O_RDWR, 0) for fd in range(3)),
         (os.POSIX_SPAWN_DUP2, report, report),
     ]
+    path, words = command_of(image, ["hardrun-probe"])
+    if len(words) > 1:
+        actions.append((os.POSIX_SPAWN_DUP2, image, image))
     try:
-        return os.posix_spawn(f"/proc/self/fd/{image}", ["hardrun-probe"], {}, file_actions=actions)
+        return os.posix_spawn(path, words, {}, file_actions=actions)
     except OSError as error:
         raise ExecutorUnusable(error.errno, error.strerror, "execution") from None
 

@@ -1,22 +1,19 @@
 """Why the kernel refused: from an operation and its errno to the layer at fault and a remedy.
 
 The kernel answers a dozen different causes with EPERM. What tells them apart is the state around
-the caller, which is read once (``Surroundings.read``); the rules themselves are pure. A remedy is
-the least that helps: a profile for this program before a switch for the whole machine, a rule in an
+the caller, which is read once (``Surroundings.read``); the rules here are pure. A remedy is the
+least that helps: a profile for this program before a switch for the whole machine, a rule in an
 outer container's filter before a container without one. None of them switches a protection off.
 """
 
 from __future__ import annotations
 
 import errno
-import os
-from typing import NamedTuple
 
-from hardrun.host.attempt import Failure
-from hardrun.host.facts import kernel_version
-from hardrun.kernel import idmap, lsm, mounts, procfs
+from hardrun.host.attempt import NOT_ENFORCED, Failure
+from hardrun.host.causes import FIXES, Diagnosis
+from hardrun.host.surroundings import Surroundings
 
-_SYS = "/proc/sys"
 # Operations that need a namespace, and the sysctl that counts it.
 _COUNTERS = {
     "network namespace": "max_net_namespaces", "ipc namespace": "max_ipc_namespaces",
@@ -24,220 +21,223 @@ _COUNTERS = {
 }
 _MOUNTS = frozenset({
     "make_private", "root_tmpfs", "mount_proc", "mount_devpts", "root_attributes", "pivot_root",
-    "make_directory",
+    "make_file", "make_directory", "writable_directory",
 })
-
-
-class Surroundings(NamedTuple):
-    """What stands around the caller. Text is as the kernel writes it, None where it is absent."""
-
-    kernel: tuple[int, int] = (6, 0)
-    unprivileged_userns_clone: str | None = None  # Debian's switch
-    max_user_namespaces: str | None = None
-    apparmor_restrict_userns: str | None = None  # Ubuntu's, from 23.10
-    apparmor_restrict_unconfined: str | None = None  # Ubuntu's, on by default from 26.04
-    apparmor_label: str | None = None
-    selinux_context: str | None = None  # where SELinux enforces
-    seccomp: int = 0
-    no_new_privs: bool = False
-    nested: bool = False  # not in the initial user namespace
-    covered_proc: tuple[str, ...] = ()  # mounts over parts of /proc
-    memfd_noexec: str | None = None
-    keys_maximum: str | None = None
-
-    @classmethod
-    def read(cls) -> Surroundings:
-        """Read them for this process."""
-        status = procfs.status()
-        whole = (idmap.IdMapping(0, 0, 2**32 - 1),)
-        covered = (
-            mount.mount_point for mount in mounts.parse(procfs.mountinfo())
-            if mount.mount_point.startswith("/proc/")
-            and mount.type not in ("binfmt_misc", "autofs")
-        )
-        return cls(
-            kernel=kernel_version(os.uname().release),
-            unprivileged_userns_clone=lsm.read_line(f"{_SYS}/kernel/unprivileged_userns_clone"),
-            max_user_namespaces=lsm.read_line(f"{_SYS}/user/max_user_namespaces"),
-            apparmor_restrict_userns=lsm.read_line(
-                f"{_SYS}/kernel/apparmor_restrict_unprivileged_userns"),
-            apparmor_restrict_unconfined=lsm.read_line(
-                f"{_SYS}/kernel/apparmor_restrict_unprivileged_unconfined"),
-            apparmor_label=lsm.apparmor_label(),
-            selinux_context=lsm.label() if lsm.selinux_enforcing() else None,
-            seccomp=status.seccomp or 0,
-            no_new_privs=bool(status.no_new_privs),
-            nested=idmap.parse_map(procfs.id_map("self", "uid_map")) != whole,
-            covered_proc=tuple(covered),
-            memfd_noexec=lsm.read_line(f"{_SYS}/vm/memfd_noexec"),
-            keys_maximum=lsm.read_line(f"{_SYS}/kernel/keys/maxkeys"),
-        )
-
-    @property
-    def confining_profile(self) -> str:
-        """The AppArmor profile that confines the caller; empty when none does."""
-        profile, mode = lsm.profile_of(self.apparmor_label or "unconfined")
-        return "" if profile == "unconfined" or mode in ("unconfined", "complain") else profile
-
-
-class Diagnosis(NamedTuple):
-    """The layer that stands in the way, and what would help."""
-
-    layer: str
-    fix: str
+# What sandboxes are made of, where it could not be found out which of them a filter refuses.
+SANDBOX_CALLS = ("clone", "clone3", "unshare", "mount", "umount2", "pivot_root", "open_tree",
+                 "move_mount", "fsopen", "fsconfig", "fsmount", "mount_setattr", "keyctl",
+                 "sethostname", "setgroups", "seccomp", "landlock_create_ruleset",
+                 "landlock_add_rule", "landlock_restrict_self")
+_NAMESPACES = 15000  # what kernels have by default on small machines
 
 
 def diagnose(failure: Failure, around: Surroundings) -> Diagnosis:
     """The likeliest cause of a failure, and its least remedy."""
     name = failure.operation
+    if failure.errno == errno.EROFS:
+        return Diagnosis("proc-read-only", "a read-only /proc around the caller",
+                         "mount it writable where hardrun is called (bwrap --proc /proc): the "
+                         "kernel protects what is in it")
     if name in ("clone", "write_id_map", "await_id_maps"):
         return _user_namespace(failure, around)
     if name in _COUNTERS:
         return _other_namespace(failure, around)
-    if name == "write_id_map_helper" and around.no_new_privs:
-        return Diagnosis("no_new_privs of the caller", "start hardrun from a process without it "
-                         "(in systemd NoNewPrivileges=no): newuidmap needs its privilege")
     if name == "write_id_map_helper":
-        return Diagnosis(
-            "newuidmap, newgidmap",
-            "run them by hand to see what they say: the ranges in /etc/subuid and /etc/subgid must "
-            "belong to this user")
+        return _helper(around)
+    if name == "set_hostname" and around.seccomp == 2:
+        # In a namespace of one's own nothing else refuses it, and no filter could be asked before.
+        return _outer_filter(around._replace(filtered=("sethostname",)))
     if name == "join_session_keyring":
         return _keyring(failure, around)
     if name in _MOUNTS:
         return _mount(failure, around)
-    if name in ("load_seccomp", "landlock_ruleset", "landlock_restrict"):
+    if name == NOT_ENFORCED:
+        return Diagnosis("landlock-not-enforced", "Landlock", FIXES["landlock-not-enforced"])
+    if name in ("load_seccomp", "landlock_ruleset", "landlock_path", "landlock_restrict"):
         return _filter(name, failure, around)
-    return _refused(around) or Diagnosis("kernel", "")
+    return _refused(around) or _kernel()
+
+
+def _kernel() -> Diagnosis:
+    return Diagnosis("kernel", "kernel", "")
+
+
+def _too_old(version: str, what: str, around: Surroundings) -> Diagnosis:
+    return Diagnosis("kernel-too-old", f"kernel before {version}",
+                     f"{around.distribution.newer_kernel(version)}: {what}")
 
 
 def _user_namespace(failure: Failure, around: Surroundings) -> Diagnosis:
     number = failure.errno
     if number in (errno.ENOSPC, errno.EUSERS):
         if around.max_user_namespaces == "0":
-            return Diagnosis("sysctl user.max_user_namespaces",
-                             "as root: sysctl -w user.max_user_namespaces=15000")
+            return Diagnosis(
+                "max-user-namespaces", "sysctl user.max_user_namespaces",
+                around.distribution.sysctl("user.max_user_namespaces", _NAMESPACES))
+        # Every sandbox has these two besides: the same call makes all three.
+        for switch in ("max_mnt_namespaces", "max_pid_namespaces"):
+            if getattr(around, switch) == "0":
+                return _none_left(switch, around)
         return Diagnosis(
-            "user namespace limit",
-            "the user's namespaces (user.max_user_namespaces) or 32 levels of nesting are used up: "
-            "end other sandboxes")
+            "userns-used-up", "user namespace limit",
+            "the user's namespaces (user.max_user_namespaces) or 32 levels of nesting are used up, "
+            "or a sandbox around hardrun allows none: end other sandboxes, or start hardrun "
+            "outside")
+    if number == errno.EAGAIN:
+        return caller_limit(number) or _kernel()
+    if failure.operation == "write_id_map" and number == errno.EPERM and around.bare_root:
+        return Diagnosis("root-without-setfcap", "root of a container without CAP_SETFCAP",
+                         "start hardrun as another user than root there (docker run --user, in "
+                         "Kubernetes runAsNonRoot), or keep that capability")
     if around.unprivileged_userns_clone == "0":
-        return Diagnosis("sysctl kernel.unprivileged_userns_clone",
-                         "as root: sysctl -w kernel.unprivileged_userns_clone=1")
+        return Diagnosis("unprivileged-userns-clone", "sysctl kernel.unprivileged_userns_clone",
+                         around.distribution.sysctl("kernel.unprivileged_userns_clone", 1))
     if number == errno.EINVAL and failure.operation == "clone":
-        return Diagnosis("kernel without user namespaces",
+        return Diagnosis("no-user-namespaces", "kernel without user namespaces",
                          "a kernel with CONFIG_USER_NS=y; the landlock tier needs none")
     if number == errno.ENOSYS and around.kernel < (5, 3):
-        return Diagnosis("kernel before 5.14", "a newer kernel: clone3(2) is missing")
+        return _too_old("5.14", "clone3(2) is missing", around)
     return _refused(around, number) or Diagnosis(
-        "kernel", "the caller's ids may have no mapping in its own user namespace, or it may be in "
-        "a chroot (clone(2), EPERM)")
+        "unmapped-caller", "kernel", "the caller's ids may have no mapping in its own user "
+        "namespace, or it may be in a chroot: start hardrun outside of it")
 
 
 def _refused(around: Surroundings, number: int = errno.EPERM) -> Diagnosis | None:
     """Which security module or filter refuses what a new user namespace needs."""
     profile = around.confining_profile
-    if number == errno.ENOSYS and around.seccomp == 2:
-        return _outer_filter()
+    if around.outer_filter and (number == errno.ENOSYS or around.filtered):
+        return _outer_filter(around)
     if profile and profile != "unprivileged_userns":
-        return Diagnosis(f"AppArmor profile {profile} of the caller",
-                         f"add 'userns,', 'mount,', 'umount,' and 'pivot_root,' to the profile "
-                         f"{profile}, or use a copy of it with these rules")
+        return Diagnosis("apparmor-profile", f"AppArmor profile {profile} of the caller",
+                         f"{_profile_rules(profile)}, or use a copy of it with these rules")
     if around.apparmor_restrict_userns == "1":
-        return Diagnosis("AppArmor (kernel.apparmor_restrict_unprivileged_userns)",
-                         "give hardrun a profile of its own, as root: hardrun doctor "
-                         "--emit-apparmor > /etc/apparmor.d/hardrun; apparmor_parser -r "
-                         "/etc/apparmor.d/hardrun")
-    if around.seccomp == 2:
-        return _outer_filter()
+        return Diagnosis("apparmor-restricts-userns",
+                         "AppArmor (kernel.apparmor_restrict_unprivileged_userns)",
+                         "give hardrun a profile of its own, as root: "
+                         "hardrun profile install hardrun")
+    if around.outer_filter:
+        return _outer_filter(around)
     if around.selinux_context:
-        return Diagnosis(f"SELinux domain {around.selinux_context}",
+        return Diagnosis("selinux-domain", f"SELinux domain {around.selinux_context}",
                          "the rule that is missing, as root: ausearch -m AVC -ts recent | "
                          "audit2allow -R")
     return None
 
 
-def _outer_filter() -> Diagnosis:
-    return Diagnosis(
-        "seccomp filter of an outer container or service",
-        "let its profile allow what sandboxes are made of: clone, clone3, unshare, mount, umount2, "
-        "pivot_root, open_tree, move_mount, fsopen, fsconfig, fsmount, mount_setattr, keyctl, "
-        "sethostname, landlock_*")
+def _profile_rules(profile: str) -> str:
+    return (f"add 'userns,', 'mount,', 'umount,' and 'pivot_root,' to the AppArmor profile "
+            f"{profile}")
+
+
+def _outer_filter(around: Surroundings) -> Diagnosis:
+    """Where AppArmor confines as well, both are named: one without the other changes nothing."""
+    layer, also = "seccomp filter of an outer container or service", ""
+    if around.confining_profile:
+        layer += f", AppArmor profile {around.confining_profile}"
+        also = f"; and {_profile_rules(around.confining_profile)}"
+    calls = ", ".join(around.filtered or SANDBOX_CALLS)
+    return Diagnosis("outer-seccomp", layer,
+                     f"let its profile allow {calls} (hardrun doctor --emit-seccomp prints "
+                     f"Docker's with what is missing){also}")
+
+
+def _none_left(switch: str, around: Surroundings) -> Diagnosis:
+    return Diagnosis("max-namespaces", f"sysctl user.{switch}",
+                     around.distribution.sysctl(f"user.{switch}", _NAMESPACES))
 
 
 def _other_namespace(failure: Failure, around: Surroundings) -> Diagnosis:
     if failure.errno in (errno.ENOSPC, errno.EUSERS):
-        switch = f"user.{_COUNTERS[failure.operation]}"
-        return Diagnosis(f"sysctl {switch}", f"as root: sysctl -w {switch}=15000")
+        return _none_left(_COUNTERS[failure.operation], around)
     if failure.errno == errno.EINVAL:
-        return Diagnosis(f"kernel without {failure.operation}s",
+        return Diagnosis("no-such-namespace", f"kernel without {failure.operation}s",
                          "a kernel with it built in, or a policy that shares it")
-    return _refused(around, failure.errno) or Diagnosis("kernel", "")
+    return _refused(around, failure.errno) or _kernel()
+
+
+def _helper(around: Surroundings) -> Diagnosis:
+    if around.no_new_privs:
+        return Diagnosis("no-new-privs", "no_new_privs of the caller", FIXES["no-new-privs"])
+    return Diagnosis(
+        "newuidmap-refused", "newuidmap, newgidmap",
+        "run them by hand to see what they say: the ranges in /etc/subuid and /etc/subgid must "
+        "belong to this user")
 
 
 def _mount(failure: Failure, around: Surroundings) -> Diagnosis:
-    if failure.errno == errno.ENOSYS and around.kernel < (5, 12):
-        return Diagnosis("kernel before 5.14", "a newer kernel: mount_setattr(2) is missing")
-    if failure.operation == "mount_proc" and failure.errno == errno.EPERM and around.covered_proc:
-        return Diagnosis(
-            f"the caller's own /proc is partly covered ({around.covered_proc[0]})",
-            "a policy with 'filesystem: {proc: none}'; in Kubernetes 'procMount: Unmasked' "
-            "together with 'hostUsers: false'")
+    if failure.errno == errno.ENOSYS and around.kernel < (5, 14):
+        return _too_old("5.14", f"{failure.site or 'a system call'}(2) is missing", around)
+    if failure.operation == "mount_proc" and failure.errno == errno.EPERM:
+        if around.covered_proc:
+            return Diagnosis(
+                "proc-covered",
+                f"the caller's own /proc is partly covered ({around.covered_proc[0]})",
+                "sandboxes do without /proc here; in Kubernetes 'procMount: Unmasked' together "
+                "with 'hostUsers: false' lets them have one")
+        if not around.proc_mounted:
+            return Diagnosis("no-proc", "no proc is mounted around the caller",
+                             "mount proc where hardrun is called (bwrap --proc /proc)")
     if failure.operation == "mount_proc" and failure.errno == errno.EINVAL:
-        return Diagnosis("kernel before 5.8", "a newer kernel, or 'filesystem: {proc: masked}'")
-    return _refused(around, failure.errno) or Diagnosis("kernel", "")
+        return Diagnosis("kernel-too-old", "kernel before 5.8",
+                         f"{around.distribution.newer_kernel('5.8')}, or 'filesystem: {{proc: "
+                         "masked}'")
+    return _refused(around, failure.errno) or _kernel()
 
 
 def _keyring(failure: Failure, around: Surroundings) -> Diagnosis:
     if failure.errno == errno.EDQUOT:
-        return Diagnosis(f"quota of keys ({around.keys_maximum or '200'} for each user)",
-                         "end sessions that hold keys, or as root: sysctl -w "
-                         "kernel.keys.maxkeys=2000")
-    if around.seccomp == 2:
-        return _outer_filter()
-    return Diagnosis("kernel", "")
+        return Diagnosis("key-quota", f"quota of keys ({around.keys_maximum or '200'} for each "
+                         "user)", "end sessions that hold keys, or "
+                         + around.distribution.sysctl("kernel.keys.maxkeys", 2000))
+    return _outer_filter(around) if around.outer_filter else _kernel()
 
 
 def _filter(name: str, failure: Failure, around: Surroundings) -> Diagnosis:
-    if around.seccomp == 2 and failure.errno in (errno.EPERM, errno.EACCES, errno.ENOSYS):
-        return _outer_filter()
+    if around.outer_filter and failure.errno in (errno.EPERM, errno.EACCES, errno.ENOSYS):
+        return _outer_filter(around)
     if name == "load_seccomp":
-        return Diagnosis("kernel without seccomp filters", "a kernel with CONFIG_SECCOMP_FILTER=y")
+        return Diagnosis("no-seccomp", "kernel without seccomp filters",
+                         "a kernel with CONFIG_SECCOMP_FILTER=y")
     return landlock_missing(around)
 
 
 def landlock_missing(around: Surroundings) -> Diagnosis:
     """Why there is no Landlock."""
     if around.kernel < (5, 13):
-        return Diagnosis("kernel before 5.13", "a newer kernel: Landlock came with 5.13")
-    if around.seccomp == 2:
-        return _outer_filter()
-    return Diagnosis("kernel without Landlock",
+        return _too_old("5.13", "Landlock came with it", around)
+    if around.outer_filter:
+        return _outer_filter(around)
+    return Diagnosis("no-landlock", "kernel without Landlock",
                      "a kernel with CONFIG_SECURITY_LANDLOCK=y, and landlock in its lsm= list")
+
+
+def caller_limit(number: int) -> Diagnosis | None:
+    """A limit of the caller's own that leaves no room for a sandbox, by the errno that tells it."""
+    limits = {
+        errno.EMFILE: ("open-files", "limit of open files", "ulimit -n 64, or more"),
+        errno.ENFILE: ("open-files", "the machine's limit of open files", "fewer open files"),
+        errno.EAGAIN: ("processes", "limit of processes",
+                       "end some of the user's processes, or raise ulimit -u (in a container "
+                       "pids.max)"),
+        errno.EFBIG: ("file-size", "limit of file sizes", "ulimit -f unlimited"),
+        errno.ENOMEM: ("memory", "limit of memory", "ulimit -v unlimited, or a larger container"),
+    }
+    return Diagnosis(*limits[number]) if number in limits else None
 
 
 def not_executable(error: OSError, around: Surroundings) -> Diagnosis:
     """Why the executor could not be started from a memory file."""
+    limit = caller_limit(error.errno or 0)
+    if limit is not None:
+        return limit
     if error.filename == "memory file" and around.memfd_noexec == "2":
-        return Diagnosis("sysctl vm.memfd_noexec", "as root: sysctl -w vm.memfd_noexec=1")
-    if error.filename in ("memory file", "execution"):
-        return _refused(around, errno.EACCES) or Diagnosis("kernel", "")
-    return Diagnosis("installation", f"{error.filename} can't be read: make -C hardrun/executor, "
-                     "or install hardrun again")
-
-
-def apparmor_profile(program: str, around: Surroundings) -> str:
-    """An AppArmor profile that lets one program make user namespaces and restricts it no further.
-
-    Where unconfined processes are held to their lack of a profile (26.04), the mode ``unconfined``
-    grants nothing; ``default_allow`` does the same without being that.
-    """
-    mode = "default_allow" if around.apparmor_restrict_unconfined == "1" else "unconfined"
-    return (
-        "abi <abi/4.0>,\n"
-        "include <tunables/global>\n\n"
-        f'profile hardrun "{program}" flags=({mode}) {{\n'
-        "  userns,\n\n"
-        "  include if exists <local/hardrun>\n"
-        "}\n"
-    )
+        return Diagnosis("memfd-noexec", "sysctl vm.memfd_noexec",
+                         around.distribution.sysctl("vm.memfd_noexec", 1))
+    if error.filename == "execution" and not around.proc_mounted:
+        return Diagnosis("no-proc", "no proc is mounted around the caller",
+                         "mount proc where hardrun is called (bwrap --proc /proc)")
+    if error.filename == "execution" and not error.errno and around.kernel < (5, 9):
+        return _too_old("5.14", "close_range(2) is missing", around)
+    if error.filename in ("memory file", "execution") and error.errno != errno.ENOEXEC:
+        return _refused(around, errno.EACCES) or _kernel()
+    return Diagnosis("installation", "installation", FIXES["installation"])

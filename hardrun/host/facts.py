@@ -7,8 +7,8 @@ tested, anywhere. ``hardrun.host.probe`` fills it in by trying.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import ClassVar, Literal
+from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar, Literal
 
 Tier = Literal["full", "landlock", "none"]
 
@@ -19,13 +19,15 @@ class Fact:
 
     ``detail`` is what was seen (a path, an errno, a version), ``layer`` what stands in the way
     ("sysctl user.max_user_namespaces", "AppArmor", "seccomp of an outer container"), ``fix`` the
-    smallest change that would make it available. The last two are empty when it is.
+    smallest change that would make it available, ``cause`` the stable code of
+    ``hardrun.host.causes``. The last three are empty when it is.
     """
 
     available: bool
     detail: str = ""
     layer: str = ""
     fix: str = ""
+    cause: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,9 +39,14 @@ class HostFacts:
 
     FULL_TIER: ClassVar[tuple[str, ...]] = (
         "memory_executable", "user_namespaces", "pid_namespace", "mount_namespace",
-        "network_namespace", "ipc_namespace", "uts_namespace", "proc_mount", "seccomp", "landlock",
+        "network_namespace", "ipc_namespace", "uts_namespace", "seccomp",
     )
-    """The facts that make the full tier."""
+    """The facts that make the full tier. Without a proc of its own a sandbox has none: less to
+    see, and no defence less. Without Landlock the mounts alone hold what both would."""
+    NAMESPACES: ClassVar[tuple[str, ...]] = (
+        "user_namespaces", "pid_namespace", "mount_namespace",
+    )
+    """What no sandbox of the full tier can be without, whatever a policy asks for."""
 
     # who and where
     kernel_release: str
@@ -69,6 +76,8 @@ class HostFacts:
     network_namespace: Fact
     ipc_namespace: Fact
     uts_namespace: Fact
+    host_name: Fact
+    """Whether a name can be set in it: outer filters refuse sethostname(2) (podman's default)."""
     cgroup_namespace: Fact
     nested_namespaces_limit: Fact
     """Whether user.max_user_namespaces can be lowered inside, which ends nesting for good."""
@@ -86,24 +95,71 @@ class HostFacts:
     landlock: Fact
     seccomp: Fact
     apparmor: Fact
+    apparmor_label: str = ""
+    """What the executor runs under, with its mode: the caller's own, or that of a profile on the
+    executor's path; empty without AppArmor."""
     apparmor_profiles: tuple[str, ...] = ()
+    """Loaded profiles that enforce."""
+    apparmor_complaining: tuple[str, ...] = ()
+    """Loaded profiles in another mode: they report, and stop nothing."""
+    apparmor_listed: bool = True
+    """Whether the kernel lists them; else each name has to be tried (``host.labels``)."""
     selinux: Fact
     selinux_types: tuple[str, ...] = ()
+    """Types that a program was executed with, and that the loaded policy enforces."""
+    selinux_refused: Mapping[str, str] = field(default_factory=dict)
+    """Types that policies name, and why they can't be used."""
+    selinux_categories: int = 0
+    """How many MCS categories the caller may give to its sandboxes."""
 
     # cgroups
     cgroup: Fact
+    """Whether a group with limits was really made, and how."""
+    cgroup_delegation: Fact
+    """Whether that group had every controller that a limit needs."""
     cgroup_directory: str = ""
-    """The delegated directory below which groups can be made; empty when there is none."""
+    """Where groups are made, as the operation ``cgroup`` has it; empty when nowhere."""
+    cgroup_bus: str = ""
+    """The socket of the bus on which systemd is asked for that directory; empty: no need to."""
     cgroup_controllers: tuple[str, ...] = ()
-    """Controllers with a limit that could be written in a group made for the trial."""
+    """Controllers with a limit that could be written in the group; ``swap`` for its swap, and of
+    cgroup v1 ``cpuacct`` for counting CPU time."""
+    cgroup_hierarchies: tuple[tuple[str, str], ...] = ()
+    """Of cgroup v1: hierarchies and where in them groups are made, as the operation ``cgroup_v1``
+    has them. Empty with version 2."""
+    cgroup_cpuset: tuple[str, str] = ("", "")
+    """CPUs and memory nodes of a new group of cgroup v1, which has none and could hold nobody."""
 
     @property
     def tier(self) -> Tier:
-        """``full``: namespaces, mounts, seccomp, Landlock. ``landlock``: the last two alone."""
-        facts: tuple[Fact, ...] = tuple(getattr(self, name) for name in self.FULL_TIER)
-        if all(fact.available for fact in facts):
+        """``full``: namespaces, mounts, seccomp. ``landlock``: Landlock and seccomp alone."""
+        if all(getattr(self, name).available for name in self.FULL_TIER):
             return "full"
-        return "landlock" if self.seccomp.available and self.landlock.available else "none"
+        return "landlock" if self.landlock_tier else "none"
+
+    @property
+    def namespaces(self) -> bool:
+        """Whether a sandbox can have namespaces at all."""
+        return all(getattr(self, name).available for name in self.NAMESPACES)
+
+    @property
+    def landlock_tier(self) -> bool:
+        """Whether a sandbox without namespaces can be made."""
+        return (self.memory_executable.available and self.seccomp.available
+                and self.landlock.available and self.landlock_abi > 0)
+
+    def without_namespaces(self, because: str = "") -> HostFacts:
+        """The same host as the landlock tier sees it: what needs namespaces is not there.
+
+        ``because`` says why they are not used where there are some.
+        """
+        names = (*(self.NAMESPACES if self.namespaces else ()), "network_namespace",
+                 "ipc_namespace", "uts_namespace", "host_name", "cgroup_namespace",
+                 "nested_namespaces_limit", "proc_mount", "proc_subset", "devpts_mount",
+                 "id_ranges", "apparmor", "selinux")
+        none = Fact(available=False, detail=because or "not in the landlock tier")
+        lost: dict[str, Any] = {name: none for name in names if getattr(self, name).available}
+        return replace(self, **lost)
 
     @property
     def kernel_version(self) -> tuple[int, int]:

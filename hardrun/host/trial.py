@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 
-from hardrun.host.attempt import Failure
+from hardrun.host.attempt import CANARY, NOT_ENFORCED, Failure
 from hardrun.plan.schema import Operation
 
 Try = Callable[[list[Operation]], Failure | None]
@@ -28,9 +28,9 @@ KEYRING = "hardrun"  # the one that runs share: a trial of its own would count a
 _EVERY_FLAG = _NEEDED | sum(OPTIONAL_NAMESPACES.values())
 _ALLOW_ALL = b"\x06\0\0\0\0\0\xff\x7f"  # BPF_RET | BPF_K, SECCOMP_RET_ALLOW
 _SECUREBITS = 0xEF
-_ATTRIBUTES = 0xF  # MOUNT_ATTR_RDONLY | NOSUID | NODEV | NOEXEC
+_ATTRIBUTES = 0x7  # MOUNT_ATTR_RDONLY | NOSUID | NODEV; the canary is refused by Landlock alone
 _INHERIT = 2
-_LANDLOCK = ("landlock_ruleset", "landlock_restrict")
+_LANDLOCK = ("landlock_ruleset", "landlock_path", "landlock_restrict")
 # What is left out along with an operation that failed, and what it stands for.
 _OPTIONAL: Mapping[str, tuple[str, ...]] = MappingProxyType({
     "join_session_keyring": ("join_session_keyring",),
@@ -40,7 +40,9 @@ _OPTIONAL: Mapping[str, tuple[str, ...]] = MappingProxyType({
     "mount_proc": ("mount_proc",),
     "mount_devpts": ("mount_devpts",),
     "landlock_ruleset": _LANDLOCK,
+    "landlock_path": _LANDLOCK,
     "landlock_restrict": _LANDLOCK,
+    NOT_ENFORCED: _LANDLOCK,
     "load_seccomp": ("load_seccomp",),
 })
 
@@ -52,8 +54,10 @@ def everything(*, flags: int = _EVERY_FLAG, subset: bool = True, landlock: bool 
         ("join_session_keyring", KEYRING), ("clone", flags), ("standard_io", _INHERIT, 0, 0),
         ("write_id_map", 0, 0), ("write_sysctl", "/proc/sys/user/max_user_namespaces", "0"),
         ("make_private",), ("root_tmpfs", 65536, 16),
+        ("make_file", CANARY, 0o755, b""),
         ("make_directory", "/proc", 0o555), ("mount_proc", "/proc", int(subset)),
         ("make_directory", "/pts", 0o755), ("mount_devpts", "/pts"),
+        ("make_directory", "/bound", 0o755), ("writable_directory", "/bound", _ATTRIBUTES),
         ("root_attributes", _ATTRIBUTES), ("pivot_root",),
         ("drop_bounding", 0), ("set_securebits", _SECUREBITS), ("set_capabilities", 0),
         ("no_new_privs",), ("not_dumpable",), ("landlock_ruleset", 1, 0, 0),
@@ -84,7 +88,7 @@ def explore(attempt: Try, first: Failure | None, *, landlock: bool) -> dict[str,
         if name == "clone":
             possible = _possible_flags(attempt, failures) if flags == _EVERY_FLAG else 0
             if possible in (0, flags):
-                failures[name] = failure
+                failures |= {**_filters(attempt, landlock=landlock), name: failure}
                 break
             flags = possible
         elif name == "mount_proc" and subset:
@@ -98,6 +102,19 @@ def explore(attempt: Try, first: Failure | None, *, landlock: bool) -> dict[str,
             without.update(more)
         operations = everything(flags=flags, subset=subset, landlock=landlock)
         failure = attempt([o for o in operations if o.name not in without])
+    return failures
+
+
+def _filters(attempt: Try, *, landlock: bool) -> dict[str, Failure]:
+    """What fails of the filters where no namespace can be made: tried without any."""
+    failures: dict[str, Failure] = {}
+    left = [o for o in everything(flags=0, landlock=landlock) if o.name not in _ALL_BUT_FILTERS]
+    left += [Operation("landlock_path", ("/", 1))] if landlock else []
+    while (failure := attempt(left)) is not None:
+        if failure.operation not in _OPTIONAL:
+            return dict.fromkeys((*_LANDLOCK, "load_seccomp"), failure)
+        failures[failure.operation] = failure
+        left = [o for o in left if o.name not in _OPTIONAL[failure.operation]]
     return failures
 
 
@@ -143,3 +160,16 @@ def id_range(newuidmap: str, newgidmap: str, own: tuple[int, int], subordinate: 
         Operation("await_id_maps", ()),
         Operation("set_groups", (b"",)),
     ]
+
+
+def selinux_type(name: str, file_type: str) -> list[Operation]:
+    """A plan that executes an empty file with a type of SELinux, and with a tmpfs of its own."""
+    module = "selinux"
+    operations: list[tuple[str, *tuple[int | str | bytes, ...]]] = [
+        ("draw_label", name, file_type, 0), ("clone", _NEEDED), ("standard_io", _INHERIT, 0, 0),
+        ("expect_label", module, name), ("write_id_map", 0, 0), ("make_private",),
+        ("root_tmpfs", 65536, 16), ("make_file", CANARY, 0o755, b""),
+        ("make_directory", "/proc", 0o555), ("mount_proc", "/proc", 0), ("pivot_root",),
+        ("no_new_privs",), ("set_exec_label", module, name),
+    ]
+    return [_COMMAND, *(Operation(operation, tuple(values)) for operation, *values in operations)]

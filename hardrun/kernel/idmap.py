@@ -50,7 +50,7 @@ def parse_subordinate(text: str) -> tuple[SubordinateRange, ...]:
         owner, *numbers = line.strip().split(":")
         if not owner or owner.startswith("#") or len(numbers) != 2:
             continue
-        if not all(number.isascii() and number.isdecimal() for number in numbers):
+        if not all(n.isascii() and n.isdecimal() and len(n) <= 10 for n in numbers):
             continue
         start, size = map(int, numbers)
         if size > 0 and start + size - 1 <= HIGHEST_ID:

@@ -90,6 +90,15 @@ def scopes(abi: int) -> Scope:
     return Scope.ABSTRACT_UNIX_SOCKET | Scope.SIGNAL if abi >= 6 else Scope(0)
 
 
+_WORDS = ((2, "moves between directories (refused)"), (3, "truncation"), (4, "TCP"),
+          (5, "ioctls of devices"), (6, "signals and abstract sockets"), (9, "sockets with a path"))
+
+
+def lacking(abi: int) -> tuple[str, ...]:
+    """In words, what later ABIs restrict and this one does not."""
+    return tuple(words for since, words in _WORDS if since > abi)
+
+
 def read_only(abi: int) -> FilesystemAccess:
     """The rights that reading files and listing directories needs."""
     return _READ & filesystem_access(abi)

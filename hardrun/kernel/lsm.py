@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+import select
+import threading
 
 _APPARMOR = "/sys/module/apparmor/parameters/enabled"
-_APPARMOR_PROFILES = "/sys/kernel/security/apparmor/profiles"
-_SELINUX = "/sys/fs/selinux"
+_APPARMOR_POLICY = "/sys/kernel/security/apparmor/policy/profiles"
+_APPARMOR_REVISION = "/sys/kernel/security/apparmor/policy/revision"
+ENFORCING = ("enforce", "kill")
+"""The modes of AppArmor profiles that stop what is not allowed."""
 
 
 def read_line(path: str) -> str | None:
@@ -25,15 +28,22 @@ def apparmor_enabled() -> bool:
     return read_line(_APPARMOR) == "Y"
 
 
+def apparmor_label_file(process: int | str = "self") -> str:
+    """Where a process's AppArmor label is read.
+
+    The directory of its own is asked first: where modules are stacked, attr/current belongs to
+    another one.
+    """
+    own = f"/proc/{process}/attr/apparmor/current"
+    return own if os.path.exists(own) else f"/proc/{process}/attr/current"
+
+
 def apparmor_label(process: int | str = "self") -> str | None:
     """The AppArmor label of a process, with its mode: ``docker-default (enforce)``.
 
-    None without AppArmor. The directory of its own is asked first: where modules are stacked,
-    attr/current belongs to another one.
+    None without AppArmor.
     """
-    if not apparmor_enabled():
-        return None
-    return read_line(f"/proc/{process}/attr/apparmor/current") or label(process)
+    return read_line(apparmor_label_file(process)) if apparmor_enabled() else None
 
 
 def label(process: int | str = "self") -> str | None:
@@ -52,45 +62,84 @@ def profile_of(apparmor_label: str) -> tuple[str, str]:
     return apparmor_label, ""
 
 
-def apparmor_profiles() -> tuple[str, ...] | None:
-    """The names of the loaded profiles; None where the user may not read them."""
+def is_confined(apparmor_label: str) -> bool:
+    """Whether a label limits what its process may become; a profile may be as good as none."""
+    name, mode = profile_of(apparmor_label)
+    return bool(name) and name != "unconfined" and mode != "unconfined"
+
+
+def apparmor_directories() -> dict[str, str] | None:
+    """Where the kernel shows each loaded profile, by its name; None where it shows none.
+
+    Unlike the file ``profiles``, these can be read by everybody.
+    """
     try:
-        with open(_APPARMOR_PROFILES, encoding="utf-8", errors="surrogateescape") as file:
-            return tuple(sorted(profile_of(line.rstrip("\n"))[0] for line in file))
+        entries = os.listdir(_APPARMOR_POLICY)
+    except OSError:
+        return None
+    found = {}
+    for entry in entries:
+        directory = f"{_APPARMOR_POLICY}/{entry}"
+        name = read_line(f"{directory}/name")
+        if name is not None:  # gone meanwhile
+            found[name] = directory
+    return found
+
+
+def apparmor_profiles() -> dict[str, str] | None:
+    """The loaded profiles and their modes; None where securityfs is not mounted (containers)."""
+    directories = apparmor_directories()
+    if directories is None:
+        return None
+    return {name: read_line(f"{directory}/mode") or "" for name, directory in directories.items()}
+
+
+def apparmor_loaded(name: str) -> float | None:
+    """When the content of a loaded profile was loaded, in seconds since 1970; None where that does
+    not show (CONFIG_SECURITY_APPARMOR_EXPORT_BINARY). The same content once more changes nothing.
+    """
+    directory = (apparmor_directories() or {}).get(name)
+    try:
+        return None if directory is None else os.stat(f"{directory}/raw_abi").st_ctime
     except OSError:
         return None
 
 
-def selinux_enforcing() -> bool | None:
-    """Whether SELinux enforces; False: it only reports; None: it is not there."""
-    state = read_line(f"{_SELINUX}/enforce")
-    return None if state is None else state == "1"
+def apparmor_revision() -> int | None:
+    """How often AppArmor's policy was changed since boot; None where that does not show."""
+    try:
+        with open(_APPARMOR_REVISION, "rb", buffering=0) as file:
+            poll = select.poll()
+            poll.register(file, select.POLLIN)
+            # Before the first change there is nothing to read, and read(2) waits for it.
+            return int(file.read(64) or b"0") if poll.poll(0) else 0
+    except (OSError, ValueError):
+        return None
 
 
-def selinux_types(candidates: Iterable[str]) -> tuple[str, ...]:
-    """Those of ``candidates`` that the loaded policy knows as types.
+def apparmor_takes(command: str) -> bool:
+    """Whether the kernel takes ``exec NAME`` or ``stack NAME`` for the next exec.
 
-    The kernel checks a whole context that is written to selinuxfs; role and level are taken from
-    the caller's own, with which a transition would keep them.
+    It is asked by a thread of its own, which executes nothing and ends: a label for the exec is a
+    thread's. ENOENT: no such profile, EACCES: the caller's own profile does not let it.
     """
-    context = (label() or "").split(":", 3)
-    if len(context) < 3:
-        return ()
-    user, role, _, *level = context
-    return tuple(
-        name for name in candidates if _context_is_valid(":".join((user, role, name, *level)))
-    )
+    taken: list[bool] = []
 
+    def ask() -> None:
+        for path in ("apparmor/exec", "exec"):
+            try:
+                descriptor = os.open(f"/proc/thread-self/attr/{path}", os.O_WRONLY | os.O_CLOEXEC)
+            except FileNotFoundError:  # before Linux 5.8
+                continue
+            try:
+                taken.append(os.write(descriptor, os.fsencode(command)) > 0)
+            except OSError:
+                taken.append(False)
+            finally:
+                os.close(descriptor)
+            return
 
-def _context_is_valid(context: str) -> bool:
-    try:
-        descriptor = os.open(f"{_SELINUX}/context", os.O_RDWR | os.O_CLOEXEC)
-    except OSError:
-        return False
-    try:
-        os.write(descriptor, os.fsencode(context) + b"\0")
-    except OSError:  # EINVAL: no such context
-        return False
-    finally:
-        os.close(descriptor)
-    return True
+    thread = threading.Thread(target=ask)
+    thread.start()
+    thread.join()
+    return taken == [True]

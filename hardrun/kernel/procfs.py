@@ -3,7 +3,7 @@
 Every function raises ``ProcessLookupError`` for a process that is gone and ``PermissionError``
 where the kernel does not show it to this caller (proc(5): what needs ptrace(2) access is not
 readable of a process that made itself non-dumpable). Process numbers are those of the caller's
-/proc.
+/proc; ``"PID/task/TID"`` in place of one reads a thread.
 """
 
 from __future__ import annotations
@@ -38,6 +38,9 @@ _LIMITS: Mapping[str, str] = {
     "Max realtime timeout": "RLIMIT_RTTIME",
 }
 _LIMIT_NAME_WIDTH = 26
+# The tables of sockets in /proc/PID/net, and the column that has the inode.
+_SOCKETS = (*((name, 9) for name in ("tcp", "tcp6", "udp", "udp6", "raw", "raw6", "netlink")),
+            ("packet", 8), ("unix", 6))
 
 
 class Status(NamedTuple):
@@ -157,8 +160,13 @@ def parse_limits(text: str) -> dict[str, Limit]:
 
 
 def parse_stat(text: str) -> Stat:
-    """Read the text of /proc/PID/stat; the name in it may hold spaces and parentheses."""
+    """Read the text of /proc/PID/stat; the name in it may hold spaces and parentheses.
+
+    Raises ValueError when fields are missing.
+    """
     fields = text[text.rindex(")") + 2 :].split()
+    if len(fields) < 20:
+        raise ValueError(f"/proc/PID/stat has {len(fields)} fields after the name")
     return Stat(session=int(fields[3]), terminal=int(fields[4]), start_time=int(fields[19]))
 
 
@@ -188,9 +196,13 @@ def id_map(pid: int | str, kind: str) -> str:
 
 
 def namespaces(pid: int | str = "self") -> dict[str, str]:
-    """The namespaces of a process: ``{"mnt": "mnt:[4026531841]", …}``; those the kernel has."""
+    """The namespaces of a process: ``{"mnt": "mnt:[4026531841]", …}``; those the kernel has.
+
+    The links can be read where the directory can't be listed: that is its owner's, and the owner of
+    a sandbox with ids of its own is another user.
+    """
     directory = f"/proc/{pid}/ns"
-    present = _list(directory)
+    present = _list("/proc/self/ns")
     return {name: _link(f"{directory}/{name}") for name in NAMESPACES if name in present}
 
 
@@ -203,6 +215,18 @@ def parse_interfaces(text: str) -> tuple[str, ...]:
     """The names in the text of /proc/PID/net/dev."""
     lines = text.split("\n")[2:]
     return tuple(line.partition(":")[0].strip() for line in lines if ":" in line)
+
+
+def sockets(pid: int | str = "self") -> frozenset[int]:
+    """The inodes of the sockets in a process's network namespace, of the families that tell."""
+    found: set[int] = set()
+    for name, column in _SOCKETS:
+        try:
+            lines = _read(f"/proc/{pid}/net/{name}").split("\n")[1:]
+        except ProcessLookupError:  # this kernel lacks the family, or the process is gone
+            continue
+        found.update(int(words[column]) for words in map(str.split, lines) if len(words) > column)
+    return frozenset(found)
 
 
 def environment_names(pid: int | str) -> frozenset[str]:
@@ -236,6 +260,11 @@ def parse_fdinfo(text: str) -> int:
 def process_ids() -> Iterator[int]:
     """The numbers of all processes that /proc shows now."""
     return (int(name) for name in _list("/proc") if name.isdecimal())
+
+
+def threads(pid: int) -> tuple[int, ...]:
+    """The threads of a process, without the one that bears its number."""
+    return tuple(sorted({int(name) for name in _list(f"/proc/{pid}/task")} - {pid}))
 
 
 def statuses() -> dict[int, Status]:

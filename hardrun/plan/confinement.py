@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable
 
-from hardrun.errors import HostUnsupported
 from hardrun.kernel.capabilities import mask_of
+from hardrun.plan import landlock_tier
 from hardrun.plan.context import Context, Program
 from hardrun.plan.isolation import dependency_of
+from hardrun.plan.label import add_label
+from hardrun.plan.lookup import DEFAULT_PATH
 from hardrun.plan.schema import Unsafe
 from hardrun.plan.uapi import Resource, Securebit
 from hardrun.posture.control import UNLIMITED
-from hardrun.posture.mandatory import resolve
 
 # NOROOT keeps uid 0 from regaining capabilities at an exec, even without no_new_privs (CP-03).
 SECUREBITS = (
@@ -33,6 +33,11 @@ LIMITS: tuple[tuple[str, Resource], ...] = (
 )
 """Controls enforced by setrlimit(2) on the workload."""
 _CPU_GRACE = 1  # seconds between SIGXCPU and SIGKILL
+NO_CORE = 1
+"""The limit that stands for no core at all. Where cores go to a program (kernel.core_pattern) the
+kernel starts it at 0 as well, as the host's root and with the memory of whatever crashed
+(CVE-2025-5054, CVE-2025-4598); at 1 it does not. A file of one byte is written neither (core(5)).
+Only the filter keeps the workload from lowering it."""
 
 
 def add_credentials(program: Program) -> None:
@@ -81,8 +86,9 @@ def add_process(program: Program, argv: Iterable[str]) -> None:
 
 def values_set(context: Context) -> dict[str, str]:
     """The variables that the plan itself sets; they stand before those of the caller."""
-    values = {"HOME": context.account.home, "TMPDIR": "/tmp",  # nosec B108: the sandbox's own
-              "USER": context.account.name, "LOGNAME": context.account.name}
+    values = {"USER": context.account.name, "LOGNAME": context.account.name}
+    if context.facts.namespaces:
+        values |= {"HOME": context.account.home, "TMPDIR": "/tmp"}  # nosec B108: the sandbox's own
     values.update(context.workload.environment.values)
     return values
 
@@ -106,13 +112,18 @@ def _add_environment(program: Program) -> None:
     context = program.context
     patterns = context.names("environment")
     values = values_set(context)
+    if isinstance(context.view, landlock_tier.HostView):
+        values["PATH"] = context.view.openable(search_path(context, DEFAULT_PATH))
+        # git ends where a file of its own is there and can't be read
+        values.setdefault("GIT_CONFIG_NOSYSTEM", "1")
     if "PATH" not in values and not (inherits(patterns, "PATH")
                                      and context.caller_environment.get("PATH")):
-        from hardrun.plan.lookup import DEFAULT_PATH
-
         values["PATH"] = DEFAULT_PATH
     for name, value in values.items():
         program.add("environment", "environment", f"{name}={value}")
+    for name in () if context.facts.namespaces else ("HOME", "TMPDIR"):
+        if name not in values:
+            program.add("environment", "environment_of_directory", name)
     for pattern in sorted(patterns):
         if pattern not in values:
             program.add("environment", "environment_of_caller", pattern)
@@ -122,11 +133,15 @@ def _add_limits(program: Program) -> None:
     context = program.context
     for control, resource in LIMITS:
         value = context.number(control)
-        if value >= UNLIMITED:
+        if value >= UNLIMITED or resource.name not in context.layers[control]:
             continue
         soft, grace = value, 0
         if resource is Resource.RLIMIT_CPU:
             soft, grace = -(-value // 1000), _CPU_GRACE
+        if resource is Resource.RLIMIT_CORE:
+            soft = max(soft, NO_CORE)
+        if resource is Resource.RLIMIT_NPROC and not context.facts.namespaces:
+            soft += landlock_tier.processes_now(context.facts.uid)
         ceiling = context.facts.hard_limits.get(resource.name, UNLIMITED)
         soft = min(soft, ceiling)
         hard = min(soft + grace, ceiling)
@@ -139,65 +154,37 @@ def add_filter_conditions(program: Program) -> None:
     """A stored plan holds the filter, not the profiles: they must be as they were."""
     from hardrun.kernel.seccomp.prebuilt import find
 
-    for reference in sorted(program.context.names("seccomp")):
+    for reference in _references(program.context):
         program.add("seccomp", "require_path", *dependency_of(str(find(reference))))
+
+
+def _references(context: Context) -> list[str]:
+    """The profiles of the posture, and those that stand in for namespaces."""
+    if context.facts.namespaces:
+        return sorted(context.names("seccomp"))
+    return sorted([*context.names("seccomp"), *landlock_tier.profiles(context)])
 
 
 def add_filter(program: Program) -> None:
     """One seccomp program composed of all profiles of the posture."""
     context = program.context
-    profiles = context.names("seccomp")
+    profiles = _references(context)
     if not profiles or not context.facts.seccomp.available:
         program.unsafe |= Unsafe.NO_SECCOMP
         return
     from hardrun.kernel.seccomp.prebuilt import filter_for
 
     program.add("seccomp", "load_seccomp",
-                *filter_for(sorted(profiles), architecture=context.facts.architecture,
+                *filter_for(profiles, architecture=context.facts.architecture,
                             capabilities=context.names("capabilities"),
                             kernel_release=context.facts.kernel_release))
 
 
-def add_exec(program: Program, path: str, directory: str) -> None:
-    """Working directory, label and the exec; the path was found along PATH when planning."""
-    context = program.context
-    program.add("workdir", "change_directory", directory)
-    label = exec_label(context)
-    if label is not None:
-        program.add("mandatory", "set_exec_label", *label)
-    program.add("argv", "execute", path, "")
+def add_exec(program: Program, path: str, directory: str, search_path: str) -> None:
+    """Working directory, label and the exec.
 
-
-def exec_label(context: Context) -> tuple[str, str] | None:
-    """What to write to attr/exec: module and text, or None where no clause asks for a label.
-
-    Several AppArmor profiles are stacked: the kernel then enforces all of them (apparmor.d(5)).
-    Raises HostUnsupported where a clause can't be fulfilled and the Decision does not accept it.
+    The path was found along PATH when planning, unless there is a ``search_path`` for the executor.
     """
-    chosen = resolve(context.clauses("mandatory"), context.facts)
-    if chosen is None and "mandatory" not in context.degraded:
-        raise HostUnsupported("mandatory: this host has none of what the policy names",
-                              fact="mandatory access control", hint="hardrun doctor")
-    names: dict[str, list[str]] = {}
-    for alternative in chosen or ():
-        module, _, name = alternative.partition(":")
-        names.setdefault(module, []).append(name)
-    if "apparmor" in names:
-        return "apparmor", "exec " + "//&".join(names["apparmor"])
-    if "selinux" in names:
-        return "selinux", _selinux_context(names["selinux"][0])
-    return None
-
-
-def _selinux_context(type_name: str) -> str:
-    """The caller's own context with another type (user:role:type:range)."""
-    try:
-        with open("/proc/self/attr/current", encoding="ascii") as file:
-            words = file.read(4096).rstrip("\0\n").split(":", 3)
-    except OSError as error:
-        raise HostUnsupported(f"mandatory: {os.strerror(error.errno or 0)} on "
-                              "/proc/self/attr/current", fact="selinux") from None
-    if len(words) < 3:
-        raise HostUnsupported("mandatory: this process has no SELinux context", fact="selinux")
-    words[2] = type_name
-    return ":".join(words)
+    program.add("workdir", "change_directory", directory)
+    add_label(program)
+    program.add("argv", "execute", path, search_path)

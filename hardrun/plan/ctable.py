@@ -7,6 +7,8 @@ import errno
 import re
 import sys
 
+from hardrun import cache
+from hardrun.plan import probe, serve
 from hardrun.plan.format import (
     HEADER,
     MAGIC,
@@ -58,6 +60,55 @@ def _c_bytes(data: bytes) -> str:
     return "".join(f"\\x{byte:02x}" for byte in data)
 
 
+def _probe() -> list[str]:
+    return [
+        f'#define PROBE_MEMORY "{probe.MEMORY}"',
+        f"#define PROBE_OFFSET {probe.OFFSET}u",
+        f"#define PROBE_FILTERED {probe.FILTERED}u",
+        f"#define QUESTION_TEXT {probe.TEXT_SIZE}u",
+        f"#define QUESTION_SIZE {probe.QUESTION.size}u",
+        f"#define QUESTIONS {probe.MOST}u",
+        "enum ask {",
+        *_members("ASK", probe.Ask),
+        "};",
+        "enum answered {",
+        *_members("ANSWERED", probe.Answered),
+        "};",
+    ]
+
+
+def _serve() -> list[str]:
+    return [
+        f'#define JOB_MAGIC "{_c_bytes(serve.MAGIC)}"',
+        f"#define JOB_HEADER_SIZE {serve.REQUEST.size}u",
+        f"#define JOB_MOST_BYTES {serve.MOST_BYTES}u",
+        f"#define JOB_MOST_WORDS {serve.MOST_WORDS}u",
+        f"#define MOST_COMMANDS {serve.MOST_COMMANDS}u",
+        f"#define REPLY_SIZE {serve.REPLY.size}u",
+        "enum serve_mode {",
+        *_members("SERVE", serve.ServeMode),
+        "};",
+        "enum job_flags {",
+        *_members("JOB", serve.Flag),
+        "};",
+        "enum told {",
+        *_members("TOLD", serve.Told),
+        "};",
+    ]
+
+
+def _cache() -> list[str]:
+    variables = ", ".join(f'"{name}"' for name in cache.VARIABLES)
+    return [
+        f'#define CACHE_MAGIC "{_c_bytes(cache.MAGIC)}"',
+        f'#define CACHE_IDENTITY "{cache.identity(schema_id())}"',
+        f'#define SERVICE_NAME "{cache.SERVICE}"',
+        f"#define CACHE_HEADER_SIZE {cache.HEADER.size}u",
+        f"#define CACHE_MAXIMUM_BYTES {cache.MAXIMUM_BYTES}u",
+        f"#define CACHE_VARIABLES {{{variables}}}",
+    ]
+
+
 def header() -> str:
     """The text of operations.h."""
     lines = [
@@ -73,7 +124,8 @@ def header() -> str:
         f"#define TRAILER_SIZE {TRAILER.size}u",
         f"#define PLAN_MAXIMUM_SIZE {MAXIMUM_SIZE}u",
         f"#define PLAN_MAXIMUM_OPERATIONS {MAXIMUM_OPERATIONS}u",
-        f"#define OPERATION_TYPES {len(OPERATIONS)}u",
+        f"#define OPCODES {max(o.opcode for o in OPERATIONS) + 1}u",
+        *_cache(),
         "enum phase {",
         *_members("PHASE", Phase),
         "};",
@@ -83,6 +135,8 @@ def header() -> str:
         "enum standard_io {",
         *_members("STANDARD_IO", StandardIO),
         "};",
+        *_probe(),
+        *_serve(),
         "enum opcode {",
         *(f"\tOP_{o.name.upper()} = {o.opcode}," for o in OPERATIONS),
         "};",
@@ -97,11 +151,11 @@ def header() -> str:
         "\tconst char *sentence;",
         "};",
         "#ifdef OPERATION_TABLE",
-        "static const struct operation_type operation_types[OPERATION_TYPES] = {",
+        "static const struct operation_type operation_types[OPCODES] = {",
     ]
     for o in OPERATIONS:
         kinds = ", ".join(str(int(a.kind)) for a in o.arguments) or "0"
-        lines.append(f"\t{{{o.opcode}, {int(o.phase)}, {o.rank}, {int(o.once)}, "
+        lines.append(f"\t[{o.opcode}] = {{{o.opcode}, {int(o.phase)}, {o.rank}, {int(o.once)}, "
                      f'{len(o.arguments)}, {{{kinds}}}, "{_sentence(o)}"}},')
     lines += ["};", "#endif", "#ifdef PERFORMER_TABLE",
               "static int (*const performers[])(struct sandbox *, const struct operation *) = {"]

@@ -205,23 +205,45 @@ def pack(artefact: Artefact) -> bytes:
         len(artefact.plan), len(decision), len(fallback), 0, zlib.crc32(rest), TRAILER_MAGIC)
 
 
+def program_of(data: bytes) -> bytes:
+    """What an artefact was appended to: the executor. Raises as :func:`unpack`."""
+    return data[:_start(data)]
+
+
+def _start(data: bytes) -> int:
+    if len(data) < TRAILER.size or not data.endswith(TRAILER_MAGIC):
+        raise PlanError("there is no plan in this file (no trailer at its end)")
+    plan_size, decision_size, fallback_size, *_ = TRAILER.unpack_from(
+        data, len(data) - TRAILER.size)
+    start: int = len(data) - TRAILER.size - plan_size - decision_size - fallback_size
+    if start < 0:
+        raise PlanError("the file is truncated: its parts do not fit")
+    return start
+
+
+def _inflate(data: bytes) -> bytes:
+    """A compressed Decision; a thousandth of its size can stand for more than memory holds."""
+    inflater = zlib.decompressobj()
+    try:
+        decision = inflater.decompress(data, MAXIMUM_SIZE)
+    except zlib.error:
+        raise PlanError("the file is damaged: its decision can't be decompressed") from None
+    if not inflater.eof or inflater.unused_data:
+        raise PlanError("the file is damaged: its decision has another size than it says")
+    return decision
+
+
 def unpack(data: bytes) -> Artefact:
     """Find the artefact at the end of ``data`` (a stored artefact, or a program made of one).
 
     Raises PlanError when there is none or it is damaged.
     """
-    if len(data) < TRAILER.size or not data.endswith(TRAILER_MAGIC):
-        raise PlanError("there is no plan in this file (no trailer at its end)")
-    plan_size, decision_size, fallback_size, _, checksum, _ = TRAILER.unpack_from(
-        data, len(data) - TRAILER.size)
-    end = len(data) - TRAILER.size
-    start = end - plan_size - decision_size - fallback_size
-    if start < 0:
-        raise PlanError("the file is truncated: its parts do not fit")
+    start, end = _start(data), len(data) - TRAILER.size
+    plan_size, decision_size, _, _, checksum, _ = TRAILER.unpack_from(data, end)
     rest = data[start + plan_size:end]
     if zlib.crc32(rest) != checksum:
         raise PlanError("the file is damaged: its checksum is wrong")
-    decision = zlib.decompress(rest[:decision_size]) if decision_size else b""
+    decision = _inflate(rest[:decision_size]) if decision_size else b""
     words = rest[decision_size:].split(b"\0")[:-1]
     return Artefact(data[start:start + plan_size], decision,
                     tuple(w.decode("utf-8", "surrogateescape") for w in words))

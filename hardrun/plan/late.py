@@ -1,10 +1,15 @@
-"""A compiled program for the directory that it is called in: ``hardrun compile --rw .``."""
+"""What a plan holds only when it starts.
+
+The directory that a compiled program is called in (``hardrun compile --rw .``), and the range of
+ids that one sandbox has to itself.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 from hardrun.errors import BadInput
+from hardrun.plan.isolation import id_map
 from hardrun.plan.schema import Operation
 from hardrun.posture import ways_out
 from hardrun.posture.filesystem import below
@@ -21,7 +26,12 @@ def bind_caller_directory(operations: Sequence[Operation], directory: str, home:
     """
     refused = [home, *(f"{way.value}/" for way in ways_out.touched(control, "/", home))]
     blob = b"".join(path.encode("utf-8", "surrogateescape") + b"\0" for path in refused)
-    return tuple(_late(operation, directory, blob) for operation in operations)
+    late = [_late(operation, directory, blob) for operation in operations]
+    if not any(operation.name == "bind_working_directory" for operation in late):
+        # the landlock tier has no binds: the check is made all the same
+        at = next(i for i, operation in enumerate(late) if operation.name == "set_capabilities")
+        late.insert(at, Operation("bind_working_directory", (0, blob), control))
+    return tuple(late)
 
 
 def _late(operation: Operation, directory: str, refused: bytes) -> Operation:
@@ -35,3 +45,13 @@ def _late(operation: Operation, directory: str, refused: bytes) -> Operation:
             raise BadInput(f"{value} lies in the working directory, which is another one at each "
                            "start of a compiled program", hint="name the directory instead of '.'")
     return operation
+
+
+def assign_ids(operations: Sequence[Operation], first_uid: int, first_gid: int,
+               size: int) -> tuple[Operation, ...]:
+    """Map a range that was taken for one start: the workload's own id is its first one."""
+    [inside] = [o.values for o in operations if o.name == "become"]
+    maps = iter([id_map(int(inside[n]), first, ((first + 1, size - 1),))
+                 for n, first in enumerate((first_uid, first_gid))])
+    return tuple(o._replace(values=(o.values[0], next(maps))) if o.name == "write_id_map_helper"
+                 else o for o in operations)

@@ -20,10 +20,11 @@ _MAXIMUM_INTERPRETERS = 4  # execve(2): deeper chains answer ELOOP
 _ELF_INTERPRETER = 3  # PT_INTERP
 
 
-def working_directory(view: View, workload: Workload, home: str) -> str:
+def working_directory(view: View, workload: Workload, home: str, *, kept: bool = False) -> str:
     """Where the command starts: ``--workdir``, else the caller's directory when the view has it
     (a grant below is enough, so that ``--ro a.py`` and ``python3 a.py`` go together), else HOME.
 
+    ``kept``: a layer that earlier runs have written lies over the root, and may have the directory.
     Raises BadInput when ``--workdir`` is not a directory of the view.
     """
     wanted = workload.working_directory
@@ -31,12 +32,20 @@ def working_directory(view: View, workload: Workload, home: str) -> str:
         found = view.find(workload.caller_directory)
         return home if found.missing else found.inside
     found = view.find(wanted)
+    if kept and view.mount_of(found.inside) is None:
+        return wanted
     if found.missing:
         raise BadInput(f"--workdir {wanted}: {found.missing} is not in the sandbox's view",
                        hint=f"--rw {wanted}")
     if found.host is not None and not os.path.isdir(found.host):
         raise BadInput(f"--workdir {wanted}: not a directory")
     return found.inside
+
+
+def command_in_layer(command: str, directory: str) -> str:
+    """What the executor is to look for itself, since earlier runs may have installed the command.
+    """
+    return os.path.normpath(os.path.join(directory, command)) if "/" in command else command
 
 
 def find_command(view: View, command: str, search_path: str, directory: str) -> str:
@@ -146,7 +155,7 @@ def elf_interpreter(path: str) -> str:
     try:
         with open(path, "rb") as file:
             header = file.read(64)
-            if header[:4] != b"\x7fELF" or header[5] != 1 or len(header) < 64:
+            if len(header) < 64 or header[:4] != b"\x7fELF" or header[5] != 1:
                 return ""
             wide = header[4] == 2
             offset = int.from_bytes(header[32:40] if wide else header[28:32], "little")
@@ -161,7 +170,7 @@ def elf_interpreter(path: str) -> str:
                 word = 8 if wide else 4
                 file.seek(int.from_bytes(table[at:at + word], "little"))
                 name = file.read(min(int.from_bytes(table[length:length + word], "little"), 4096))
-                return os.fsdecode(name.rstrip(b"\0"))
+                return os.fsdecode(name.split(b"\0", 1)[0])
     except (OSError, OverflowError, ValueError):
         return ""
     return ""

@@ -12,6 +12,7 @@ from hardrun.plan.root import DEVICE_NUMBERS
 from hardrun.plan.schema import BindFlag, Unsafe
 from hardrun.plan.uapi import MountAttribute
 from hardrun.plan.view import Entry, Kind, Use, parents
+from hardrun.posture.filesystem import OVERLAY
 
 _NOSUID_NODEV = MountAttribute.MOUNT_ATTR_NOSUID | MountAttribute.MOUNT_ATTR_NODEV
 _READ_ONLY = MountAttribute.MOUNT_ATTR_RDONLY | _NOSUID_NODEV
@@ -44,6 +45,7 @@ MASKED = ("/proc/acpi", "/proc/asound", "/proc/interrupts", "/proc/kcore", "/pro
           "/proc/timer_stats")
 READ_ONLY = ("/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger")
 # tmpfs takes no larger number of blocks or inodes without overflowing its own counters
+_LAYER_MOUNTS = 65536  # a tmpfs that holds nothing but mount points
 _LARGEST_TMPFS, _MOST_INODES = 1 << 40, 1 << 24
 
 
@@ -52,14 +54,16 @@ def add_mounts(program: Program) -> None:
     context = program.context
     entries = context.view.entries()
     shares = _tmpfs_shares(context, entries)
+    layered = context.overlay() != "none"
     if context.view.rootfs is None:
-        size, inodes = shares["/"]
-        program.add("limits.tmpfs", "root_tmpfs", size, inodes)
+        program.add("limits.tmpfs", "root_tmpfs", *shares["/"])
     else:
+        if layered:
+            _add_layer(program, shares["/"])
         status = os.stat(context.view.rootfs)
         device, inode = (status.st_dev, status.st_ino) if context.pinned else (0, 0)
-        program.add("filesystem.visible", "root_bind", context.view.rootfs,
-                    int(_bind_flags(context)), device, inode, status.st_uid)
+        program.add("filesystem.visible", "root_overlay" if layered else "root_bind",
+                    context.view.rootfs, int(_bind_flags(context)), device, inode, status.st_uid)
     for entry in entries:
         _add_entry(program, entry, shares)
     if context.proc() == "masked":
@@ -70,9 +74,28 @@ def add_mounts(program: Program) -> None:
     # The tmpfs of the root is the sandbox's own: nothing is lost when it is always read-only.
     if context.view.rootfs is None:
         program.add("filesystem.read_only_root", "root_attributes", int(_READ_ONLY | _NOEXEC))
-    elif context.flag("filesystem.read_only_root"):
+    elif context.flag("filesystem.read_only_root") and not layered:
         program.add("filesystem.read_only_root", "root_attributes", int(_READ_ONLY))
     program.add("namespaces.shared", "pivot_root")
+
+
+def _add_layer(program: Program, share: tuple[int, int]) -> None:
+    """The layer of the root: in memory, or where a named container keeps it.
+
+    Raises BadInput for one that is to be kept without a name, or for ids that come and go.
+    """
+    context = program.context
+    asked = context.workload.origins.get(OVERLAY.id, "--writable persistent")
+    if context.overlay() == "ephemeral":
+        program.add(OVERLAY.id, "layer", "", 0, *share)
+        return
+    if context.layer is None:
+        raise BadInput(f"{asked}: changes are kept for a name", hint="hardrun run --name NAME …")
+    if context.word("ids.range") != "single":
+        # Files of ids that the next start does not have would be nobody's, or another sandbox's.
+        raise BadInput(f"{asked}: the layer's files would have ids that the next start does not "
+                       "have", hint="leave out --userns, or keep nothing: --writable ephemeral")
+    program.add(OVERLAY.id, "layer", *context.layer, *share)
 
 
 def _tmpfs_shares(context: Context, entries: list[Entry]) -> dict[str, tuple[int, int]]:
@@ -84,7 +107,10 @@ def _tmpfs_shares(context: Context, entries: list[Entry]) -> dict[str, tuple[int
     inodes = min(context.number("limits.inodes"), _MOST_INODES)
     sized = {e.path: e.size for e in entries if e.kind is Kind.TMPFS and e.size}
     unsized = [e.path for e in entries if e.kind is Kind.TMPFS and not e.size]
-    if context.view.rootfs is None:
+    overlay = context.overlay()
+    if overlay == "persistent":
+        sized["/"] = _LAYER_MOUNTS
+    elif context.view.rootfs is None or overlay == "ephemeral":
         unsized.append("/")
     remainder = total - sum(sized.values())
     if remainder < len(unsized) * 4096:

@@ -16,6 +16,15 @@ from hardrun.workload.model import Mount, Workload
 MINIMAL_VISIBLE = frozenset({"/usr", "/etc/alternatives", "/etc/ld.so.cache", "/etc/localtime"})
 MERGED = ("/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32")
 RESERVED = ("/proc", "/dev", "/sys")
+
+
+def system_directories(visible: frozenset[str]) -> tuple[str, ...]:
+    """What of the root is the system's, by first components: no profile lets anything write there.
+    """
+    paths = {*visible, *MERGED, "/etc", "/usr"} - {"/"}
+    return tuple(sorted({"/" + path.split("/")[1] for path in paths}))
+
+
 TMP, VAR_TMP, SHM = "/tmp", "/var/tmp", "/dev/shm"  # nosec B108: the sandbox's own
 DEVICE_NUMBERS = {
     "null": os.makedev(1, 3),
@@ -26,6 +35,8 @@ DEVICE_NUMBERS = {
     "tty": os.makedev(5, 0),
 }
 VISIBLE, READABLE, WRITABLE = "filesystem.visible", "filesystem.readable", "filesystem.writable"
+CANARY = "/run/hardrun-canary"
+"""A file that modes and mounts let be read and Landlock does not: how its domain is verified."""
 _DEV_SIZE = 65536  # a tmpfs that holds nothing but mount points and links
 
 
@@ -47,6 +58,7 @@ class RootOptions(NamedTuple):
     private_terminals: bool
     network: bool
     read_only: bool
+    layered: bool
     hostname: str
 
 
@@ -56,7 +68,7 @@ def build_view(workload: Workload, account: Account, options: RootOptions) -> Vi
     Raises BadInput for a root file system or a grant that can't be laid out: FS-03 and FS-04
     (a rootfs whose /proc, /dev or /etc leads elsewhere), FS-22 (a grant that would hide them).
     """
-    view = View(workload.rootfs)
+    view = View(workload.rootfs, layered=options.layered)
     if workload.rootfs is None:
         _add_visible(view, options.visible)
         _add_generated(view, account, options)
@@ -80,7 +92,9 @@ def _add_directory(view: View, path: str, control: str, mode: int = 0o755) -> No
     for directory in (path, *parents(path)):
         if directory in view.mounts or directory in view.made:
             continue
-        if view.host_path(directory) is not None and view.find(directory).missing == "":
+        on_root = view.mount_of(directory) is None
+        if view.host_path(directory) is not None and view.find(directory).missing == "" \
+                and not (view.layered and on_root):  # what it covers, a layer may have removed
             continue
         mount = view.mount_of(directory)
         if mount is not None and mount.kind is Kind.BIND:
@@ -126,7 +140,8 @@ def _add_bind(view: View, source: str, path: str, control: str, use: Use) -> Non
     else:
         _add_directory(view, os.path.dirname(path), control)
         mount = view.mount_of(path)
-        if (mount is None or mount.kind is not Kind.BIND) and view.find(path).missing:
+        if (mount is None or mount.kind is not Kind.BIND) \
+                and (view.find(path).missing or (view.layered and mount is None)):
             view.add(Entry(Kind.FILE, path, control, mode=0o644))
     view.add(Entry(Kind.BIND, path, control, use, source=source))
 
@@ -177,7 +192,7 @@ def _add_rootfs(view: View, rootfs: str, options: RootOptions) -> None:
         if os.path.lexists(path) and not os.path.isdir(path):
             raise BadInput(f"--rootfs {rootfs}: /{name} is not a directory")
     view.add(Entry(Kind.DIRECTORY, "/", "filesystem.read_only_root",
-                   Use.RUN if options.read_only else Use.BUILD))
+                   Use.RUN if options.read_only and not options.layered else Use.BUILD))
     inside = os.path.join(rootfs, RESOLVER_FILE[1:])
     if options.network and os.path.isfile(inside) and not os.path.islink(inside):
         source = os.path.realpath(RESOLVER_FILE)
@@ -195,6 +210,7 @@ def _add_private(view: View, account: Account, rootfs: bool) -> None:
         view.add(Entry(kind, account.home, VISIBLE, Use.BUILD, mode=0o700))
     if not rootfs:
         _add_directory(view, "/run", VISIBLE)
+        view.add(Entry(Kind.FILE, CANARY, "landlock", mode=0o444))
         _add_directory(view, "/var", VISIBLE)
         view.add(Entry(Kind.LINK, VAR_TMP, VISIBLE, source=TMP))
 

@@ -120,6 +120,7 @@ _SPELLINGS: Mapping[tuple[str, str], Callable[[int], str]] = {
     ("", "attributes"): _flags(MountAttribute, ""),
     ("bind", "flags"): _flags(BindFlag, ""),
     ("root_bind", "flags"): _flags(BindFlag, ""),
+    ("root_overlay", "flags"): _flags(BindFlag, ""),
     ("", "identity"): _identity,
     ("", "rdev"): _device,
     ("standard_io", "mode"): _number_of(StandardIO),

@@ -71,9 +71,9 @@ _MADE_HERE = frozenset({Kind.PRIVATE, Kind.TMPFS, Kind.PROC, Kind.DEVICE})
 
 
 def parents(path: str) -> Iterable[str]:
-    """The ancestors of an absolute path, nearest first, without the root."""
+    """The ancestors of a path, nearest first, without the root."""
     parent = os.path.dirname(path)
-    while parent != "/":
+    while parent.strip("/"):  # dirname(3) of a root of many slashes is that root
         yield parent
         parent = os.path.dirname(parent)
 
@@ -81,11 +81,13 @@ def parents(path: str) -> Iterable[str]:
 class View:
     """The entries by path, and the kernel's path walk over them.
 
-    A path carries at most one thing made in the tmpfs and one mount upon it.
+    A path carries at most one thing made in the tmpfs and one mount upon it. ``layered``: changes
+    of ``rootfs`` lie over it, and no path walk here sees them.
     """
 
-    def __init__(self, rootfs: str | None = None) -> None:
+    def __init__(self, rootfs: str | None = None, *, layered: bool = False) -> None:
         self.rootfs = rootfs
+        self.layered = layered
         self.made: dict[str, Entry] = {}
         self.mounts: dict[str, Entry] = {}
 
@@ -130,6 +132,8 @@ class View:
             return True, os.readlink(host)
         except FileNotFoundError:
             return path in self.made, ""
+        except ValueError:  # a NUL, from the text of a file: no path has one
+            return False, ""
         except OSError:
             return os.path.lexists(host) or path in self.made, ""
 

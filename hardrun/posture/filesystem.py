@@ -10,7 +10,7 @@ from __future__ import annotations
 import posixpath
 from typing import TYPE_CHECKING, Any
 
-from hardrun.posture.control import Enforcement, by_fact, degraded, enforced
+from hardrun.posture.control import Enforcement, by_fact, degraded, enforced, replaced
 from hardrun.posture.orders import Covering, Flag, Level, Obligations, texts
 
 if TYPE_CHECKING:
@@ -83,20 +83,35 @@ def _protected(value: frozenset[str], facts: HostFacts) -> Enforcement:
 def _proc(value: str, facts: HostFacts) -> Enforcement:
     if value == "none":
         return enforced("not mounted")
-    # Where proc can't be mounted it is never the host's own instead: that shows its processes.
-    held = by_fact("proc_mount", "proc of its own", facts.proc_mount, "proc of its own")
-    if held.kind == "enforced" and value == "pid":
-        if facts.proc_subset.available:
-            return enforced("proc subset=pid")
+    if not facts.proc_mount.available:
+        # Never the host's own instead, which shows its processes: none at all, which shows less.
+        return replaced("not mounted", because=f"no proc of its own: {facts.proc_mount.detail}",
+                        fix=facts.proc_mount.fix, fact="proc_mount")
+    if value == "pid" and not facts.proc_subset.available:
         return degraded("masked paths", because="proc has no subset=pid before Linux 5.8",
                         fix="a kernel from 5.8 on", fact="proc_subset")
-    return held
+    return enforced("proc subset=pid" if value == "pid" else "proc of its own")
+
+
+def _overlay(value: str, facts: HostFacts) -> Enforcement:
+    if value == "none":
+        return enforced("no layer")
+    return by_fact("overlay", "overlay file system", facts.overlay, "overlay")
 
 
 READ_ONLY_ROOT = Flag(
     id="filesystem.read_only_root", title="read-only root",
-    meaning="Whether the root of the sandbox is read-only.",
+    meaning="Whether the root of the sandbox is read-only; under a layer (`filesystem.overlay`):"
+            " whether what lies below it is.",
     loosest=False, default=True, enforce=_root)
+
+OVERLAY = Level(
+    id="filesystem.overlay", title="layer over the root",
+    meaning="Where changes of a root file system go: none (there is no layer), ephemeral (a layer"
+            " in memory, within limits.tmpfs, gone at the end) or persistent (a layer on disk that"
+            " a named container keeps). What lies below is never written.",
+    levels=("none", "ephemeral", "persistent"), loosest="persistent", default="none",
+    enforce=_overlay, unsaid="none")
 
 VISIBLE = PathSet(
     id="filesystem.visible", title="visible paths",

@@ -12,28 +12,19 @@ if TYPE_CHECKING:
     from hardrun.host.facts import HostFacts
 
 
-def _helpers(facts: HostFacts) -> tuple[str, str]:
-    """What is missing for a range of ids, and what would help; two empty texts: nothing is."""
-    for name in ("newuidmap", "newgidmap"):
-        helper = getattr(facts, name)
-        if not helper.available:
-            return f"{name} can't be used: {helper.detail or 'not found'}", helper.fix
-    if not facts.subordinate_uids or not facts.subordinate_gids:
-        return (f"{facts.user_name} has no subordinate ids",
-                f"as root: usermod --add-subuids 100000-165535 --add-subgids 100000-165535"
-                f" {facts.user_name}")
-    if not facts.id_ranges.available:
-        return f"a range can't be mapped: {facts.id_ranges.detail}", facts.id_ranges.fix
-    return "", ""
+def _lacking(facts: HostFacts) -> str:
+    """The name of the fact that keeps a range of ids from being mapped; empty when none does."""
+    return next((name for name in ("newuidmap", "newgidmap", "id_ranges")
+                 if not getattr(facts, name).available), "")
 
 
 def _range(value: str, facts: HostFacts) -> Enforcement:
     if value == "single":
         return needs_user_namespace(facts, "user namespace")
-    missing, fix = _helpers(facts)
-    if missing:
-        return degraded("user namespace", because=f"one id only: {missing}", fix=fix,
-                        fact="subordinate_uids")
+    if name := _lacking(facts):
+        fact = getattr(facts, name)
+        # By nothing: who asks for ids of its own is not served by the caller's.
+        return degraded(because=f"the caller's id alone: {fact.detail}", fix=fact.fix, fact=name)
     return needs_user_namespace(facts, "user namespace", "newuidmap")
 
 
@@ -49,17 +40,18 @@ def _groups(value: str, facts: HostFacts) -> Enforcement:
         return enforced("not restricted")
     if not facts.supplementary_groups:
         return enforced("no supplementary groups")
-    missing, fix = _helpers(facts)
-    if missing:
+    if name := _lacking(facts):
+        fact = getattr(facts, name)
         groups = ", ".join(map(str, facts.supplementary_groups))
-        return degraded(because=f"groups {groups} can't be dropped: {missing}", fix=fix,
-                        fact="supplementary_groups")
+        return degraded(because=f"groups {groups} can't be dropped: {fact.detail}", fix=fact.fix,
+                        fact=name)
     return enforced("newgidmap", "setgroups")
 
 
 RANGE = Level(
     id="ids.range", title="id range",
-    meaning="Ids inside: single, own (a range of the user's subordinate ids) or shared.",
+    meaning="Ids inside: single (the caller's own), own (a range that no other sandbox has, and"
+    " none of the caller's) or shared (the caller's own and the whole of its subordinate ids).",
     levels=("single", "own", "shared"), loosest="shared", default="single", enforce=_range)
 
 USER = Level(

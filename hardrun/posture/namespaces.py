@@ -29,6 +29,9 @@ def _shared(value: frozenset[str], facts: HostFacts) -> Enforcement:
         held = by_fact(fact, f"{name} namespace", getattr(facts, fact), *by)
         if held.kind != "enforced":
             return held
+    if "uts" not in value and not facts.host_name.available:
+        return degraded(*by, because="the host name around it is seen: "
+                        f"{facts.host_name.detail}", fix=facts.host_name.fix, fact="host_name")
     return enforced(*by)
 
 

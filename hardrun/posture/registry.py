@@ -12,14 +12,17 @@ from hardrun.posture.devices import DEVICES
 from hardrun.posture.environment import ENVIRONMENT
 from hardrun.posture.network import NETWORK
 from hardrun.posture.seccomp import SECCOMP
+from hardrun.posture.tier import MIN_TIER
 
 CONTROLS: tuple[Control[Any], ...] = (
+    MIN_TIER,
     NETWORK,
     filesystem.VISIBLE,
     filesystem.READABLE,
     filesystem.WRITABLE,
     filesystem.PROTECTED,
     filesystem.READ_ONLY_ROOT,
+    filesystem.OVERLAY,
     filesystem.PROC,
     DEVICES,
     CAPABILITIES,

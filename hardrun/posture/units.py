@@ -11,6 +11,9 @@ _DURATIONS = {"ms": 1, "s": 1000, "m": 60_000, "h": 3_600_000}
 # [0-9], not \d: other scripts' digits would pass as numbers.
 _SIZE = re.compile(r"([0-9]{1,18})([KMGT]?)(?:i?B)?", re.IGNORECASE)
 _DURATION = re.compile(r"([0-9]{1,15})(ms|s|m|h)")
+_CPU_RANGE = re.compile(r"([0-9]{1,4})(?:-([0-9]{1,4}))?")
+LARGEST_CPU = 8191  # NR_CPUS of every kernel so far
+ANY_CPU = -1
 _CPUS = re.compile(r"([0-9]{1,6})(?:\.([0-9]{1,3}))?")
 
 
@@ -43,6 +46,29 @@ def parse_cpus(text: str) -> int:
     if cpus == 0:
         raise ValueError(f"{text!r} is not a number of CPUs such as 2 or 0.5")
     return cpus
+
+
+def parse_cpu_list(text: str) -> frozenset[int]:
+    """Numbers of CPUs from ``0-3,6``, as cpuset.cpus has them; ValueError otherwise."""
+    found: set[int] = set()
+    for word in text.strip().split(","):
+        match = _CPU_RANGE.fullmatch(word.strip())
+        first, last = (int(match[1]), int(match[2] or match[1])) if match else (1, 0)
+        if not first <= last <= LARGEST_CPU:
+            raise ValueError(f"{text!r} is not a list of CPUs such as 0-3,6")
+        found.update(range(first, last + 1))
+    return frozenset(found)
+
+
+def show_cpu_list(cpus: frozenset[int]) -> str:
+    """``0-3,6``; empty for none."""
+    words: list[str] = []
+    for cpu in sorted(cpus):
+        if cpu - 1 not in cpus:
+            words.append(str(cpu))
+        elif cpu + 1 not in cpus:
+            words[-1] += f"-{cpu}"
+    return ",".join(words)
 
 
 def parse_count(text: str) -> int:

@@ -102,6 +102,7 @@ _SEEN: Mapping[str, str] = {
     "$HOME/.docker": "registry credentials and the engine's socket",
     "$HOME/.config/containers": "registry credentials",
     "$HOME/.local/share/containers": IMAGES,
+    "$HOME/.local/state/hardrun": "hardrun's state: what containers were given and wrote",
     "$HOME/.netrc": "passwords",
     "$HOME/.git-credentials": "passwords",
     "$HOME/.config/git/credentials": "passwords",
@@ -118,6 +119,7 @@ _SEEN: Mapping[str, str] = {
     "$HOME/.mozilla": "cookies and passwords",
     "$HOME/.config/google-chrome": "cookies and passwords",
     "$HOME/.config/chromium": "cookies and passwords",
+    "$HOME/.cache/hardrun/sessions": "sandboxes that take commands",
     "$HOME/.bash_history": "what was typed, passwords among it",
     "$HOME/.zsh_history": "what was typed, passwords among it",
 }
@@ -145,7 +147,6 @@ _WRITTEN: Mapping[str, str] = {
         ".pythonrc", ".gdbinit", ".local/lib", ".local/share/systemd")},
     "$HOME/.config/hardrun": "hardrun's policies",
     "$HOME/.cache/hardrun": "hardrun's plans",
-    "$HOME/.local/state/hardrun": "hardrun's state",
 }
 
 _PATHS: Mapping[str, tuple[Mapping[str, str], ...]] = {

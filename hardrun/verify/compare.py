@@ -3,7 +3,8 @@
     credentials.py  ids, capabilities, no_new_privs, seccomp, namespaces, network
     filesystem.py   mounts, devices, proc
     process.py      session, terminal, descriptors, umask, environment, labels
-    limits.py       rlimits, sizes of tmpfs
+    limits.py       files of the cgroup, rlimits, sizes of tmpfs, what the executor itself counts
+    canaries.py     Landlock, securebits, keyring, nested namespaces: tried from inside
 """
 
 from __future__ import annotations
@@ -23,27 +24,33 @@ from hardrun.posture.environment import ENVIRONMENT
 from hardrun.posture.network import NETWORK
 from hardrun.posture.registry import BY_ID
 from hardrun.posture.seccomp import SECCOMP
-from hardrun.verify import credentials, filesystem, limits, process
-from hardrun.verify.check import Answer, Check, ReadBack, Subject, Unreadable
-from hardrun.verify.live import LivePosture, Observer, observe
+from hardrun.posture.tier import MIN_TIER
+from hardrun.verify import canaries, credentials, filesystem, landlock_tier, limits, process
+from hardrun.verify.check import Answer, Check, Evidence, ReadBack, Subject, Unreadable
+from hardrun.verify.live import LivePosture, Observer
 
 if TYPE_CHECKING:
     from hardrun.policy.decision import ControlDecision, Decision
 
 READ_BACK: Mapping[str, ReadBack] = MappingProxyType({
+    MIN_TIER.id: credentials.tier,
     NETWORK.id: credentials.network,
     fs.VISIBLE.id: filesystem.shown,
     fs.READABLE.id: filesystem.readable,
     fs.WRITABLE.id: filesystem.writable,
     fs.PROTECTED.id: filesystem.protected,
     fs.READ_ONLY_ROOT.id: filesystem.read_only_root,
+    fs.OVERLAY.id: filesystem.overlay,
     fs.PROC.id: filesystem.proc,
     DEVICES.id: filesystem.devices,
     CAPABILITIES.id: credentials.capabilities,
     traits.NO_NEW_PRIVS.id: credentials.no_new_privs,
     SECCOMP.id: credentials.seccomp,
+    traits.SECUREBITS.id: canaries.securebits,
+    mandatory.LANDLOCK.id: canaries.landlock,
     mandatory.MANDATORY.id: process.mandatory,
     namespaces.SHARED.id: credentials.shared_namespaces,
+    namespaces.NESTED.id: canaries.nested,
     ids.RANGE.id: credentials.id_range,
     ids.USER.id: credentials.id_inside,
     ids.SUPPLEMENTARY_GROUPS.id: credentials.supplementary_groups,
@@ -51,28 +58,22 @@ READ_BACK: Mapping[str, ReadBack] = MappingProxyType({
     traits.TERMINAL.id: process.terminal,
     traits.SESSION.id: process.session,
     traits.DESCRIPTORS.id: process.descriptors,
+    traits.KEYRING.id: canaries.keyring,
     traits.UMASK.id: process.umask,
     amounts.TMPFS.id: limits.tmpfs,
     amounts.INODES.id: limits.inodes,
-    **limits.BY_RLIMIT,
+    amounts.TIMEOUT.id: limits.timeout,
+    amounts.OUTPUT.id: limits.output,
+    **limits.READ_BACK,
 })
 """How each control is read back from the kernel."""
 
-NOT_READ_BACK: Mapping[str, str] = MappingProxyType({
-    traits.SECUREBITS.id: "a process's securebits show to itself alone (PR_GET_SECUREBITS)",
-    mandatory.LANDLOCK.id: "the kernel does not show a process's Landlock domain",
-    namespaces.NESTED.id: "user.max_user_namespaces of a namespace shows only inside of it",
-    traits.KEYRING.id: "a process's session keyring shows to itself alone",
-    amounts.SWAP.id: "there is no cgroup to read it from",
-    amounts.CPUS.id: "there is no cgroup to read it from",
-    amounts.TIMEOUT.id: "the executor counts it; it is no state of the process",
-    amounts.OUTPUT.id: "the executor counts it; it is no state of the process",
-})
-"""Why the others can't be."""
-
-OF_INIT = frozenset({CAPABILITIES.id, traits.NO_NEW_PRIVS.id, namespaces.SHARED.id, ids.RANGE.id,
+OF_INIT = frozenset({CAPABILITIES.id, traits.NO_NEW_PRIVS.id, traits.SECUREBITS.id,
+                     mandatory.LANDLOCK.id, traits.KEYRING.id, traits.DESCRIPTORS.id,
+                     namespaces.SHARED.id, namespaces.NESTED.id, ids.RANGE.id,
                      ids.SUPPLEMENTARY_GROUPS.id})
-"""What PID 1 has in common with the workload. It has no filter and no limits: all would inherit."""
+"""What PID 1 has in common with the workload. It has no filter and no rlimits: all would
+inherit. Its cgroup is that of all."""
 
 
 def compare(
@@ -81,33 +82,42 @@ def compare(
     *,
     observer: Observer | None = None,
     at_gate: bool = False,
+    evidence: Evidence = Evidence(),  # noqa: B008 - immutable
+    started_inside: bool = True,
     resolve: Callable[[str], str] = os.path.realpath,
 ) -> tuple[Check, ...]:
     """Compare one process with the Decision that it runs under, control by control.
 
     ``at_gate``: it has not run an instruction yet, so everything must be exactly as decided.
+    ``evidence``: what is known of the sandbox as a whole. ``started_inside``: see ``Subject``.
     """
     observer = observer or Observer.read()
     posture = decision.posture
+    bare = decision.tier == "landlock"
+    read_back = {**READ_BACK, **landlock_tier.READ_BACK} if bare else READ_BACK
     checks = []
     for decided in decision.controls:
-        if live.is_init and decided.control not in OF_INIT:
+        # The reaper of the landlock tier is no part of the sandbox: it stays outside the domain.
+        of_init = decided.control in OF_INIT and not bare
+        if live.is_init and not of_init \
+                and not limits.of_init(decided.enforcement.by):
             continue
         subject = Subject(live, observer, posture, decision.workload, decided.enforcement.by,
-                          at_gate, resolve)
-        checks.append(_check(decided, subject))
+                          at_gate, resolve, evidence, started_inside)
+        checks.append(_check(decided, subject, read_back))
     return tuple(checks)
 
 
-def _check(decided: ControlDecision, subject: Subject) -> Check:
+def _check(decided: ControlDecision, subject: Subject,
+           read_back: Mapping[str, ReadBack]) -> Check:
     control, enforcement = decided.control, decided.enforcement
     expected = decided.shown or BY_ID[control].show(subject.posture[BY_ID[control]])
-    reason = NOT_READ_BACK.get(control)
+    reason = None
     if enforcement.kind == "degraded" and not enforcement.by:
         reason = f"not enforced on this host: {enforcement.because}"
     if reason is None:
         try:
-            answer: Answer = READ_BACK[control](subject)
+            answer: Answer = read_back[control](subject)
         except Unreadable as unreadable:
             reason = str(unreadable)
         else:
@@ -115,10 +125,3 @@ def _check(decided: ControlDecision, subject: Subject) -> Check:
                          "holds" if answer.holds else "differs", answer.evidence)
     return Check(control, expected, "", "unknown", reason)
 
-
-def verify_process(pid: int, decision: Decision) -> tuple[Check, ...]:
-    """Compare a process that stands at the gate, its exec done and no instruction run.
-
-    Raises ProcessLookupError when it is gone.
-    """
-    return compare(decision, observe(pid), at_gate=True)

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
+
 from hardrun.kernel.capabilities import mask_of, names_of
+from hardrun.kernel.idmap import IdMapping
+from hardrun.plan.schema import Operation
 from hardrun.posture import ids, namespaces, process
 from hardrun.posture.capabilities import CAPABILITIES
 from hardrun.posture.network import NETWORK
 from hardrun.posture.seccomp import SECCOMP
+from hardrun.verify import canaries
 from hardrun.verify.check import Answer, Subject, Unreadable, listed, not_bound
 
 _SECCOMP_FILTER = 2
@@ -54,26 +59,48 @@ def seccomp(subject: Subject) -> Answer:
 
 
 def id_range(subject: Subject) -> Answer:
-    """The maps: one id of the caller's own, or a range; never the host's root (US-01)."""
-    uids, gids = subject.read("uid_map"), subject.read("gid_map")
-    observer = subject.observer
-    problems = []
-    for name, maps, own in (("uid", uids, observer.uid), ("gid", gids, observer.gid)):
+    """The maps: the caller's one id, ids that are not the caller's, or both; never the host's root.
+
+    And to the last number those that the sealed plan has (US-01).
+    """
+    value, observer, problems = subject.value(ids.RANGE), subject.observer, []
+    # A subordinate gid beside the own one is how groups are dropped (US-02).
+    spare = subject.value(ids.SUPPLEMENTARY_GROUPS) == "drop"
+    for name, own, most in (("uid", observer.uid, 1), ("gid", observer.gid, 1 + spare)):
+        maps = subject.read(f"{name}_map")
+        mapped = any(m.outside <= own < m.outside + m.size for m in maps)
         if not maps:
             problems.append(f"no {name} map")
         if own != 0 and any(m.outside == 0 for m in maps):
             problems.append(f"{name} 0 of the host is mapped")
-        if not any(m.outside <= own < m.outside + m.size for m in maps):
-            problems.append(f"the caller's {name} is not mapped")
-    if subject.value(ids.RANGE) == "single":
-        # A subordinate gid beside the own one is how groups are dropped (US-02).
-        spare = subject.value(ids.SUPPLEMENTARY_GROUPS) == "drop"
-        if sum(m.size for m in uids) > 1:
-            problems.append("more than one uid")
-        if sum(m.size for m in gids) > 1 + spare:
-            problems.append("more than one gid")
-    shown = " ".join(f"{m.inside}→{m.outside}+{m.size}" for m in uids)
+        if mapped == (value == "own"):
+            problems.append(f"the caller's {name} is {'' if mapped else 'not '}mapped")
+        if value == "single" and sum(m.size for m in maps) > most:
+            problems.append(f"more than one {name}")
+        planned = _planned_map(subject.evidence.sealed, name, own)
+        if planned and sorted(planned) != sorted(maps):
+            problems.append(f"the {name} map is not the plan's ({_arrows(planned)})")
+    shown = _arrows(subject.read("uid_map"))
     return Answer(not problems, "; ".join(problems) or f"uid {shown}", "/proc/PID/{uid,gid}_map")
+
+
+def _planned_map(operations: Sequence[Operation], name: str, own: int) -> list[IdMapping]:
+    """The ``uid`` or ``gid`` map that operations make; empty where they make none."""
+    for operation in operations:
+        values = operation.values
+        if operation.name == "write_id_map":
+            return [IdMapping(int(values[0 if name == "uid" else 1]), own, 1)]
+        if operation.name == "write_uid_map" and name == "uid":
+            return [IdMapping(int(values[0]), own, 1)]
+        if operation.name == "write_id_map_helper" and str(values[0]).endswith(f"/new{name}map"):
+            assert isinstance(values[1], bytes)
+            numbers = [int(number) for number in values[1].split(b"\0")[:-1]]
+            return [IdMapping(*numbers[at:at + 3]) for at in range(0, len(numbers), 3)]
+    return []
+
+
+def _arrows(maps: Iterable[IdMapping]) -> str:
+    return " ".join(f"{m.inside}→{m.outside}+{m.size}" for m in maps)
 
 
 def id_inside(subject: Subject) -> Answer:
@@ -97,13 +124,29 @@ def supplementary_groups(subject: Subject) -> Answer:
 
 
 def shared_namespaces(subject: Subject) -> Answer:
-    """Every namespace that is to be private is not the caller's."""
+    """Every namespace that is to be private is not the caller's, and the same as PID 1's."""
     found, own = subject.read("namespaces"), subject.observer.namespaces
+    of_init = canaries.namespaces_of_init(subject.evidence.inside)
     may_share = subject.value(namespaces.SHARED)
     private = _ALWAYS_PRIVATE | ({"ipc", "uts", "cgroup"} - may_share)
     wrong = [name for name in private if name not in found or found[name] == own.get(name)]
+    other = [name for name, link in of_init.items() if found.get(name, link) != link
+             and not subject.value(namespaces.NESTED)]
     observed = f"shared with the caller: {listed(wrong)}" if wrong else f"own: {listed(private)}"
-    return Answer(not wrong, observed, "/proc/PID/ns")
+    observed += f"; not PID 1's: {listed(other)}" if other else ""
+    told = "namespaces" in subject.live.told
+    return Answer(not wrong and not other, observed,
+                  f"told by PID 1: {canaries.BY_PID_1}" if told else "/proc/PID/ns")
+
+
+def tier(subject: Subject) -> Answer:
+    """The namespaces that only the full tier has."""
+    if not any(layer.startswith("full tier") for layer in subject.layers):
+        raise Unreadable("the landlock tier has no namespaces to look at")
+    found, own = subject.read("namespaces"), subject.observer.namespaces
+    shared = [name for name in _ALWAYS_PRIVATE if found.get(name, own.get(name)) == own.get(name)]
+    return Answer(not shared, f"the caller's: {listed(shared)}" if shared else "full",
+                  "/proc/PID/ns")
 
 
 def network(subject: Subject) -> Answer:
@@ -113,6 +156,7 @@ def network(subject: Subject) -> Answer:
     found = subject.read("namespaces").get("net")
     interfaces = subject.read("interfaces")
     own = found is not None and found != subject.observer.namespaces.get("net")
-    return Answer(own and set(interfaces) <= set(_LOOPBACK),
-                  f"{'own' if own else 'shared'} namespace, interfaces: {listed(interfaces)}",
-                  "/proc/PID/ns/net, net/dev")
+    reached = ", an abstract socket outside was reached" if canaries.connected(subject) else ""
+    return Answer(own and set(interfaces) <= set(_LOOPBACK) and not reached,
+                  f"{'own' if own else 'shared'} namespace, interfaces: {listed(interfaces)}"
+                  + reached, "/proc/PID/ns/net, net/dev")

@@ -8,16 +8,19 @@ same file system, and a root that lies beneath one of its mounts.
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Iterable, Iterator
 
 from hardrun.errors import BadInput
 from hardrun.kernel.mounts import Mount, visible
 from hardrun.plan.mounting import MASKED, READ_ONLY
 from hardrun.plan.protect import find_protected
+from hardrun.plan.root import DEVICE_NUMBERS
 from hardrun.posture import filesystem
 from hardrun.posture.devices import DEVICES
 from hardrun.posture.filesystem import below
 from hardrun.posture.network import NETWORK
+from hardrun.verify import canaries
 from hardrun.verify.check import Answer, Subject, Unreadable, listed, not_bound
 
 _MOUNTINFO = "/proc/PID/mountinfo"
@@ -45,6 +48,8 @@ def _of_host(subject: Subject) -> Iterator[tuple[Mount, tuple[str, ...]]]:
     devices = {m.device for m in subject.observer.mounts}
     for mount in subject.read("mounts"):
         foreign = mount.device in devices or mount.type not in _MADE_INSIDE
+        if mount.mount_point == "/" and _is_layered(mount, subject):
+            continue
         if foreign and not _is_device(mount, subject):
             yield mount, host_paths(mount, subject.observer.mounts)
 
@@ -57,6 +62,26 @@ def _is_device(mount: Mount, subject: Subject) -> bool:
         if path == mount.mount_point and os.path.dirname(path) == "/dev":
             return True
     return False
+
+
+def _is_layered(mount: Mount, subject: Subject) -> bool:
+    """An overlay of the sandbox's own: mounted for it, and of nothing but what the Decision says.
+
+    The executor names the layers relative to a tmpfs that only it could reach, so the names alone
+    say which is which; that the lower one is the given root is what the sealed plan tells.
+    """
+    value = subject.value(filesystem.OVERLAY) if _rootfs(subject) else "none"
+    if mount.type != "overlay" or value == "none" or mount.super_option("userxattr") is None \
+            or mount.device in {m.device for m in subject.observer.mounts}:
+        return False
+    planned = subject.evidence.sealed
+    number = next((int(o.values[1]) for o in planned if o.name == "layer"), 0)
+    below_it = next((str(o.values[0]) for o in planned if o.name == "root_overlay"), None)
+    where = f"layers/{number}." if value == "persistent" else ""
+    return (not planned or below_it in _rootfs(subject)) \
+        and mount.super_option("lowerdir") == "lower" \
+        and mount.super_option("upperdir") == f"{where}upper" \
+        and mount.super_option("workdir") == f"{where}work"
 
 
 def _granted(subject: Subject, *controls: filesystem.PathSet) -> frozenset[str]:
@@ -87,6 +112,7 @@ def readable(subject: Subject) -> Answer:
         granted |= {_RESOLVER, subject.resolve(_RESOLVER)}
     mounts = list(_of_host(subject))
     extra = [_show(m, paths) for m, paths in mounts if not _within(paths, granted)]
+    extra += [f"{path} opened from inside" for path in canaries.reached(subject)]
     return Answer(not extra, f"not granted: {listed(extra)}" if extra else
                   f"mounts of the host, all granted: {len(mounts)}", _MOUNTINFO)
 
@@ -97,6 +123,8 @@ def shown(subject: Subject) -> Answer:
     writable = _granted(subject, filesystem.WRITABLE).union(writable_root)
     wrong = [_show(m, paths) for m, paths in _of_host(subject) if not _within(paths, writable)
              and not (m.read_only and m.has("nosuid") and m.has("nodev"))]
+    if not _rootfs(subject) and not _within(("/usr",), writable):
+        wrong += [f"{path} took a file" for path in canaries.written(subject) if path == "/usr"]
     return Answer(not wrong, listed(wrong) if wrong else "read-only, nosuid, nodev", _MOUNTINFO)
 
 
@@ -148,7 +176,29 @@ def read_only_root(subject: Subject) -> Answer:
     if root is None:
         return Answer(holds=False, observed="no mount on /", evidence=_MOUNTINFO)
     wanted = subject.value(filesystem.READ_ONLY_ROOT)
-    return Answer(root.read_only or not wanted, ",".join(root.options), f"{_MOUNTINFO} /")
+    if _is_layered(root, subject):
+        return Answer(holds=True, observed=f"below a layer ({_layers(root)})",
+                      evidence=f"{_MOUNTINFO} /")
+    taken = "; it took a file" if "/" in canaries.written(subject) else ""
+    return Answer((root.read_only and not taken) or not wanted, ",".join(root.options) + taken,
+                  f"{_MOUNTINFO} /")
+
+
+def overlay(subject: Subject) -> Answer:
+    """The root is an overlay exactly where the Decision has one, with the layer that it says."""
+    root = visible(subject.read("mounts"), "/")
+    layered = root is not None and root.type == "overlay" and not host_paths(
+        root, subject.observer.mounts)
+    if subject.value(filesystem.OVERLAY) == "none" or not _rootfs(subject):
+        return Answer(not layered, "an overlay" if layered else "no layer", f"{_MOUNTINFO} /")
+    holds = root is not None and _is_layered(root, subject)
+    return Answer(holds, _layers(root) if layered and root else "no overlay on /",
+                  f"{_MOUNTINFO} /")
+
+
+def _layers(mount: Mount) -> str:
+    names = ("lowerdir", "upperdir", "workdir")
+    return ", ".join(f"{name}={mount.super_option(name)}" for name in names)
 
 
 def proc(subject: Subject) -> Answer:
@@ -168,11 +218,27 @@ def proc(subject: Subject) -> Answer:
         problems.append("not subset=pid")
     if not subset:
         problems += [f"{path} is not masked" for path in MASKED
-                     if os.path.exists(path) and visible(mounts, path) is None]
+                     if os.path.exists(path) and not _masked(subject, mounts, path)]
         problems += [f"{path} is not read-only" for path in READ_ONLY if os.path.exists(path)
                      and not getattr(visible(mounts, path), "read_only", False)]
     return Answer(not problems, "; ".join(problems) or ",".join(mount.super_options),
                   f"{_MOUNTINFO} /proc")
+
+
+def _masked(subject: Subject, mounts: tuple[Mount, ...], path: str) -> bool:
+    """Whether the null device or an empty directory lies there, by what a look-up there meets."""
+    if visible(mounts, path) is None:
+        return False
+    seen = f"/proc/{subject.live.pid}/root{path}"
+    try:
+        status = os.stat(seen)
+        if stat.S_ISDIR(status.st_mode):
+            return not os.listdir(seen)
+    except PermissionError:
+        return True  # nobody but the sandbox can look; the mount is there
+    except FileNotFoundError:
+        return False
+    return stat.S_ISCHR(status.st_mode) and status.st_rdev == DEVICE_NUMBERS["null"]
 
 
 def devices(subject: Subject) -> Answer:

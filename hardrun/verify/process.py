@@ -5,15 +5,22 @@ from __future__ import annotations
 import os
 import re
 
-from hardrun.kernel.lsm import profile_of
+from hardrun.kernel import selinux
+from hardrun.kernel.lsm import apparmor_loaded, profile_of
+from hardrun.kernel.selinux import Context
 from hardrun.posture import process
 from hardrun.posture.environment import ENVIRONMENT
+from hardrun.posture.network import NETWORK
+from hardrun.verify import canaries
 from hardrun.verify.check import Answer, Subject, Unreadable, listed, not_bound
 
 _STANDARD = frozenset({0, 1, 2})
+_MOUNT_LABEL = re.compile(r'\bcontext=(?:"([^"]*)"|([^,]*))')
+_DRAWN = 2  # categories, by the executor
 _TERMINAL = re.compile(r"/dev/(pts/\d+|tty\w*|console|ptmx)( \(deleted\))?")
 # Set by the plan itself, never taken over: see hardrun.plan.confinement.
-_SET_BY_PLAN = frozenset({"HOME", "TMPDIR", "USER", "LOGNAME", "PATH", "TERM"})
+_SET_BY_PLAN = frozenset({"HOME", "TMPDIR", "USER", "LOGNAME", "PATH", "TERM",
+                          "GIT_CONFIG_NOSYSTEM"})
 # Files that live nowhere: the kernel shows a path for them that is none of a file system.
 _NOWHERE = ("/memfd:", "/dev/zero (deleted)", "/SYSV", "/[aio]")
 
@@ -51,19 +58,25 @@ def _device(number: int) -> str:
 
 
 def descriptors(subject: Subject) -> Answer:
-    """At the start nothing but 0-2 and those named; later, nothing that leads out of the mounts."""
+    """At the start nothing but 0-2 and those named; later, nothing that leads out of the sandbox:
+    a file on none of its mounts, a socket of the caller's network.
+    """
     allowed = subject.value(process.DESCRIPTORS)
+    if subject.live.is_init:  # whose socket to its parent is of the caller's network
+        return canaries.descriptors_of_init(subject)
     found = subject.read("descriptors")
     extra = {fd: d for fd, d in found.items() if fd not in _STANDARD | allowed}
     if process.ANY_DESCRIPTOR in allowed:
         return not_bound(f"{len(found)} open", "/proc/PID/fd")
     if not subject.at_gate:
         mounts = {m.id for m in subject.read("mounts")}
+        foreign = frozenset() if subject.value(NETWORK) == "host" else \
+            frozenset(f"socket:[{inode}]" for inode in subject.observer.sockets)
         extra = {fd: d for fd, d in extra.items()
-                 if d.target.startswith("/") and d.mount not in mounts
-                 and not d.target.startswith(_NOWHERE)}
+                 if (d.target.startswith("/") and d.mount not in mounts
+                     and not d.target.startswith(_NOWHERE)) or d.target in foreign}
     shown = "; ".join(f"{fd} → {d.target}" for fd, d in sorted(extra.items()))
-    what = "besides 0-2" if subject.at_gate else "outside the sandbox's mounts"
+    what = "besides 0-2" if subject.at_gate else "outside the sandbox's mounts and network"
     return Answer(not extra, shown or f"none {what}", "/proc/PID/fd, fdinfo, mountinfo")
 
 
@@ -79,13 +92,14 @@ def umask(subject: Subject) -> Answer:
 
 def environment(subject: Subject) -> Answer:
     """At the start no variable but those on the list and those that were set."""
-    if not subject.at_gate:
-        raise Unreadable("a process may change its own; it is compared at the start (--verify)")
     found = subject.read("environment")
     given = frozenset(subject.workload.get("environment", {}).get("set", ()))
     patterns = subject.value(ENVIRONMENT)
     extra = [name for name in found - given - _SET_BY_PLAN
              if not any(_matches(name, pattern) for pattern in patterns)]
+    if extra and not subject.at_gate:
+        raise Unreadable("others than at the start, where it is compared (--verify): a process "
+                         "gives its children what it likes")
     return Answer(not extra, f"not on the list: {listed(extra)}" if extra else
                   f"{len(found)} variables", "/proc/PID/environ")
 
@@ -98,11 +112,25 @@ def mandatory(subject: Subject) -> Answer:
     """The labels that the Decision chose for this host (LM-02)."""
     labels = [layer for layer in subject.layers if layer.startswith(("apparmor:", "selinux:"))]
     if not labels:
-        raise Unreadable("the kernel does not show a process's Landlock domain"
-                         if "landlock" in subject.layers else "no label was asked for")
+        return canaries.landlock(subject) if "landlock" in subject.layers else \
+            not_bound("no label was asked for", "/proc/PID/attr/current")
     wrong = [label for label in labels if not _labelled(subject, label)]
+    replaced = [label for label in labels if _replaced(subject, label)]
+    context = Context.parse(subject.live.selinux or "")
+    loosened = selinux.loosened(context) if context else ()
     shown = subject.live.apparmor or subject.live.selinux or "no label"
-    return Answer(not wrong, shown, "/proc/PID/attr/current")
+    shown += f"; loaded anew since the start: {listed(replaced)}" if replaced else ""
+    shown += f"; its type may now do: {listed(loosened)}" if loosened else ""
+    shown += "; SELinux only reports" if context and selinux.enforcing() is False else ""
+    return Answer(not wrong and not replaced and not loosened, shown, "/proc/PID/attr/current")
+
+
+def _replaced(subject: Subject, label: str) -> bool:
+    """Whether a profile has another content than at the start: its name and its mode stay."""
+    module, _, name = label.partition(":")
+    loaded = apparmor_loaded(name) if module == "apparmor" else None
+    started = subject.evidence.started
+    return loaded is not None and started is not None and loaded > started
 
 
 def _labelled(subject: Subject, label: str) -> bool:
@@ -113,4 +141,19 @@ def _labelled(subject: Subject, label: str) -> bool:
         whole_mode = profiles[-1][1]
         return any(profile == name and (mode or whole_mode) == "enforce"
                    for profile, mode in profiles)
-    return (subject.live.selinux or "").split(":")[2:3] == [name]
+    return _has_type(subject, name)
+
+
+def _has_type(subject: Subject, name: str) -> bool:
+    """The type, enforced, with the categories that the sandbox's own file systems have too."""
+    found = Context.parse(subject.live.selinux or "")
+    if found is None or found.type != name or selinux.enforcing() is False or \
+            selinux.is_permissive(found):
+        return False
+    shown = (",".join(mount.super_options) for mount in subject.read("mounts"))
+    labels = (Context.parse(match[1] or match[2]) for options in shown
+              if (match := _MOUNT_LABEL.search(options)))
+    own = {label.range for label in labels if label and label.type == selinux.file_type(name)}
+    drawn = len(found.categories) == _DRAWN or (
+        not found.categories and selinux.clearance() < _DRAWN)
+    return drawn and own == {found.range}

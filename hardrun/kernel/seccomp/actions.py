@@ -47,8 +47,8 @@ def severity(action: int) -> int:
     return ret - (1 << 32) if ret & 0x80000000 else ret
 
 
-def _rank(action: int) -> tuple[int, bool, int]:
-    return severity(action), action != ENOSYS, action & _DATA
+def _rank(action: int) -> tuple[int, bool, bool, int]:
+    return severity(action), action != ENOSYS, action == ERRNO, action & _DATA
 
 
 def strictest(actions: Iterable[int]) -> int:
@@ -56,7 +56,8 @@ def strictest(actions: Iterable[int]) -> int:
 
     Two different errno values are equally strict and the kernel would take the one installed
     last, so that the order of policies showed. Here ENOSYS wins, because programs fall back on
-    it (glibc's threads when clone3 is missing), then the smallest.
+    it (glibc's threads when clone3 is missing), then the smallest. Errno 0, which says that a call
+    was done that was not, comes last: whoever is refused as well is told so.
     """
     return min(actions, key=_rank)
 

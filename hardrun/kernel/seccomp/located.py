@@ -64,6 +64,12 @@ class _Decoder(json.JSONDecoder):
         return decoder.JSONArray(state, self._keeping_offset(scan), *rest)  # type: ignore[attr-defined]
 
 
+def check_size(size: int, file: str) -> None:
+    """PolicyError for a document that is too large to be one."""
+    if size > MAXIMUM_SIZE:
+        raise PolicyError(f"larger than {MAXIMUM_SIZE >> 20} MiB", file=file)
+
+
 def parse(text: str, file: str) -> Document:
     """Parse one JSON document; PolicyError names the file and line of what is wrong with it."""
     starts = [0, *(index + 1 for index, character in enumerate(text) if character == "\n")]
@@ -84,13 +90,14 @@ def parse(text: str, file: str) -> Document:
             return [plain(member, (*path, index)) for index, member in enumerate(item.value)]
         return item.value
 
-    if len(text) > MAXIMUM_SIZE:
-        raise PolicyError(f"larger than {MAXIMUM_SIZE >> 20} MiB", file=file)
+    check_size(len(text), file)
     try:
         start = len(text) - len(text.lstrip(" \t\r\n"))
         value = _Decoder().decode(text)
         return Document(plain(_Value(value, start), ()), lines)
     except json.JSONDecodeError as error:
         raise PolicyError(f"not JSON: {error.msg}", file=file, line=error.lineno) from None
+    except ValueError:  # int() of more than 4300 digits
+        raise PolicyError("not JSON: a number of too many digits", file=file) from None
     except RecursionError:
         raise PolicyError("nested too deeply", file=file) from None

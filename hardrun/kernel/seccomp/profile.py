@@ -231,7 +231,10 @@ def _with_errno(action: str, number: int | None, name: str | None) -> int:
 def load(path: Path) -> Profile:
     """Read a profile; PolicyError with file, line and field if it can't be used."""
     try:
-        text = path.read_text(encoding="utf-8")
+        with path.open("rb") as file:  # it may be a device or a pipe that never ends
+            data = file.read(located.MAXIMUM_SIZE + 1)
+        located.check_size(len(data), str(path))
+        text = data.decode("utf-8")
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
         raise PolicyError(f"can't be read: {reason}", file=str(path)) from None

@@ -1,0 +1,1 @@
+"""What outlives one process: which subordinate ids running sandboxes have."""
