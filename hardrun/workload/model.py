@@ -48,8 +48,10 @@ class Environment:
 class Workload:
     """A request to run one command.
 
-    ``links`` are symlinks (path inside, target) that a toolchain needs in order to be found under
-    the name it was asked for. ``origins`` maps a control id to the flag that asked for it.
+    ``writable`` is a value of ``filesystem.overlay``. ``links`` are symlinks (path inside, target)
+    that a toolchain needs in order to be found under the name it was asked for. ``userns`` is a
+    value of ``ids.range``, and how many ids a range of its own is to have (0: the usual number).
+    ``origins`` maps a control id to the flag that asked for it.
     """
 
     argv: tuple[str, ...]
@@ -57,13 +59,18 @@ class Workload:
     caller_directory: str
     home: str
     rootfs: str | None = None
+    writable: str | None = None
     mounts: tuple[Mount, ...] = ()
     toolchains: tuple[str, ...] = ()
     links: tuple[tuple[str, str], ...] = ()
     environment: Environment = Environment()
     network: str | None = None
+    min_tier: str | None = None
     limits: Mapping[str, int] = field(default_factory=dict)
+    cpuset: tuple[int, ...] | None = None
+    cgroup_parent: str | None = None
     user: tuple[int, int] | None = None
+    userns: tuple[str, int] | None = None
     hostname: str | None = None
     labels: Mapping[str, str] = field(default_factory=dict)
     trust: str | None = None
@@ -82,14 +89,22 @@ class Workload:
             mounts = [m for m in self.mounts if m.access == access and m.source is not None]
             if mounts:
                 asked[control] = (frozenset(m.source for m in mounts), _together(mounts))
+        if self.writable is not None:
+            asked["filesystem.overlay"] = (self.writable, "--writable")
         if self.network is not None:
             asked["network"] = (self.network, "--network")
+        if self.min_tier is not None:
+            asked["min_tier"] = (self.min_tier, "--min-tier")
         if self.environment.inherit:
             asked["environment"] = (frozenset(self.environment.inherit), "--env")
         if self.user is not None:
             asked["ids.user"] = ("root" if self.user[0] == 0 else "self", "--user")
+        if self.userns is not None:
+            asked["ids.range"] = (self.userns[0], "--userns")
         if self.terminal:
             asked["terminal"] = ("private", "-t")
+        if self.cpuset is not None:
+            asked["limits.cpuset"] = (frozenset(self.cpuset), "--cpuset")
         for name, value in self.limits.items():
             asked[f"limits.{name}"] = (value, "--" + name.replace("_", "-"))
         return tuple(Request(control, value, self.origins.get(control, origin))

@@ -43,7 +43,7 @@ def interpreter_of(path: str) -> list[str]:
         return []
     if not line.startswith(b"#!"):
         return []
-    return os.fsdecode(line[2:]).strip().split(maxsplit=1)
+    return os.fsdecode(line[2:].split(b"\0", 1)[0]).strip().split(maxsplit=1)
 
 
 def virtual_environment_base(prefix: str) -> str | None:

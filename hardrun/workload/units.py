@@ -7,22 +7,26 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from typing import TypeVar
 
 from hardrun.errors import BadInput
 from hardrun.posture import units
+
+T = TypeVar("T")
 
 _NUMBER = re.compile(r"0|[1-9][0-9]{0,18}", re.ASCII)
 LARGEST_ID = 2**32 - 2
 """The largest uid and gid; (uid_t)-1 means "no change" to setresuid(2)."""
 
 
-def _flag(parse: Callable[[str], int], example: str) -> Callable[[str, str], int]:
-    def parse_flag(text: str, flag: str) -> int:
+def _flag(parse: Callable[[str], T], example: str, *, may_be_none: bool = False
+          ) -> Callable[[str, str], T]:
+    def parse_flag(text: str, flag: str) -> T:
         try:
             value = parse(text)
         except ValueError as error:
             raise BadInput(f"{flag}: {error}", hint=f"such as {flag} {example}") from None
-        if value == 0:
+        if value == 0 and not may_be_none:
             raise BadInput(f"{flag} {text}: nothing runs with none at all",
                            hint=f"such as {flag} {example}")
         return value
@@ -34,6 +38,8 @@ parse_size = _flag(units.parse_size, "512M")
 parse_duration = _flag(units.parse_duration, "10s")
 parse_cpus = _flag(units.parse_cpus, "0.5")
 parse_count = _flag(units.parse_count, "64")
+parse_swap = _flag(units.parse_size, "512M", may_be_none=True)
+parse_cpu_list = _flag(units.parse_cpu_list, "0-3,6")
 
 
 def parse_user(text: str, flag: str = "--user") -> tuple[int, int]:
