@@ -22,6 +22,10 @@ _HOMES = {
     "explain": "hardrun.api",
     "Prepared": "hardrun.api",
     "Options": "hardrun.api",
+    "Sandbox": "hardrun.session",
+    "Process": "hardrun.session",
+    "Pool": "hardrun.pool",
+    "CommandOptions": "hardrun.session",
     "Result": "hardrun.executor.result",
     "Usage": "hardrun.executor.result",
     "Decision": "hardrun.policy.decision",
@@ -40,6 +44,7 @@ __all__ = [
     "BadInput",
     "CommandNotExecutable",
     "CommandNotFound",
+    "CommandOptions",
     "Decision",
     "ExecutorError",
     "HardrunError",
@@ -48,8 +53,11 @@ __all__ = [
     "PlanError",
     "PolicyError",
     "PolicyRefused",
+    "Pool",
     "Prepared",
+    "Process",
     "Result",
+    "Sandbox",
     "Usage",
     "explain",
     "prepare",
@@ -72,6 +80,8 @@ if TYPE_CHECKING:
     )
     from hardrun.executor.result import Result, Usage
     from hardrun.policy.decision import Decision
+    from hardrun.pool import Pool
+    from hardrun.session import CommandOptions, Process, Sandbox
 
 
 def __getattr__(name: str) -> object:

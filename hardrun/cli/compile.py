@@ -28,9 +28,13 @@ def command(context: click.Context, /, output: str, **options: Any) -> None:
         plan = request.plan_anywhere()
     else:
         plan = request.plan(pinned=False, whole_command=True)
+    if plan.ids is not None:
+        raise BadInput("a program with ids of its own (--userns auto) can't be compiled",
+                       hint="they are taken anew at each start: use hardrun run")
     if not plan.storable:
-        raise BadInput("--rw with a policy that protects names below it can't be compiled",
-                       hint="what is to be protected is looked up at each start: use hardrun run")
+        raise BadInput("--rw with a policy that protects names below it, and a limit of disk "
+                       "traffic, can't be compiled",
+                       hint="names and disks are looked up at each start: use hardrun run")
     write_program(output, read_executor() + request.artefact(plan))
 
 

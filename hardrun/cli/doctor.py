@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
@@ -25,6 +25,7 @@ _GROUPS: tuple[tuple[str, tuple[tuple[str, str], ...]], ...] = (
         ("network_namespace", "network namespace"),
         ("ipc_namespace", "ipc namespace"),
         ("uts_namespace", "uts namespace"),
+        ("host_name", "host name of its own"),
         ("cgroup_namespace", "cgroup namespace"),
         ("nested_namespaces_limit", "no nested namespaces"),
         ("proc_mount", "proc of its own"),
@@ -44,6 +45,7 @@ _GROUPS: tuple[tuple[str, tuple[tuple[str, str], ...]], ...] = (
         ("newgidmap", "newgidmap"),
         ("id_ranges", "range of ids"),
         ("cgroup", "cgroup"),
+        ("cgroup_delegation", "every limit in a cgroup"),
     )),
 )
 _TIERS = {
@@ -51,6 +53,8 @@ _TIERS = {
     "landlock": "landlock: seccomp and Landlock, but not all that the full tier is made of",
     "none": "none: a policy can't be enforced here",
 }
+_WITHOUT_LANDLOCK = ("full: namespaces, mounts and seccomp, without Landlock: policies that demand "
+                     "it, or a label in its place, refuse")
 
 
 class Row(NamedTuple):
@@ -61,19 +65,34 @@ class Row(NamedTuple):
     needed: bool
 
 
-def rows_of(facts: HostFacts) -> Iterator[tuple[str, list[Row]]]:
+def rows_of(facts: HostFacts, places: Mapping[str, Fact]) -> Iterator[tuple[str, list[Row]]]:
     """Every fact under its heading; ``needed`` marks those that the full tier is made of."""
     for heading, entries in _GROUPS:
         yield heading, [Row(title, getattr(facts, name), name in facts.FULL_TIER)
                         for name, title in entries]
+    if places:
+        yield "files", [Row(title, fact, needed=False) for title, fact in places.items()]
+
+
+def places_of(facts: HostFacts) -> dict[str, Fact]:
+    """What doctor looks at and no run needs, by title."""
+    from hardrun.host import places
+
+    return {"home": places.home(facts.home), "stored plans": places.stored_plans()}
 
 
 def _word(row: Row) -> str:
     return "ok" if row.fact.available else "FAIL" if row.needed else "--"
 
 
-def _notes(row: Row) -> list[str]:
-    notes = () if row.fact.available else (("layer", row.fact.layer), ("fix", row.fact.fix))
+def _notes(row: Row, told: dict[tuple[str, str], str]) -> list[str]:
+    """Layer, cause and fix, once each; ``told`` says where they were told before."""
+    fact = row.fact
+    if fact.available:
+        return []
+    if fact.fix and (before := told.setdefault((fact.layer, fact.fix), row.title)) != row.title:
+        return [f"as above: {before}"]
+    notes = (("layer", fact.layer), ("cause", fact.cause), ("fix", fact.fix))
     return [f"{label}: {text}" for label, text in notes if text]
 
 
@@ -87,25 +106,29 @@ def _groups_note(facts: HostFacts) -> str:
 
 
 def _heading(facts: HostFacts) -> list[str]:
+    tier = _TIERS[facts.tier]
+    if facts.tier == "full" and not facts.landlock.available:
+        tier = _WITHOUT_LANDLOCK
     return [
-        f"tier {_TIERS[facts.tier]}",
+        f"tier {tier}",
         f"Linux {facts.kernel_release} on {facts.architecture}, "
         f"{facts.user_name} (uid {facts.uid}), {_groups_note(facts)}",
     ]
 
 
-def lines_of(facts: HostFacts) -> list[str]:
+def lines_of(facts: HostFacts, places: Mapping[str, Fact]) -> list[str]:
     """The facts as plain lines."""
     lines = [printable(line) for line in _heading(facts)]
-    for heading, rows in rows_of(facts):
+    told: dict[tuple[str, str], str] = {}
+    for heading, rows in rows_of(facts, places):
         lines += ["", heading]
         for row in rows:
             lines.append(f"  {_word(row):4}  {row.title:26}{printable(row.fact.detail)}".rstrip())
-            lines += [f"{'':34}{printable(note)}" for note in _notes(row)]
+            lines += [f"{'':34}{printable(note)}" for note in _notes(row, told)]
     return lines
 
 
-def _print_rich(facts: HostFacts) -> None:
+def _print_rich(facts: HostFacts, places: Mapping[str, Fact]) -> None:
     from rich.console import Console
     from rich.padding import Padding
     from rich.table import Table
@@ -116,7 +139,8 @@ def _print_rich(facts: HostFacts) -> None:
     tier, rest = _heading(facts)
     console.print(Text(printable(tier), "bold green" if facts.tier == "full" else "bold red"))
     console.print(Text(printable(rest), "dim"))
-    for heading, rows in rows_of(facts):
+    told: dict[tuple[str, str], str] = {}
+    for heading, rows in rows_of(facts, places):
         console.print(Text(f"\n{heading}", "bold"))
         grid = Table.grid(padding=(0, 2))
         grid.add_column(width=4)
@@ -124,56 +148,68 @@ def _print_rich(facts: HostFacts) -> None:
         grid.add_column()
         for row in rows:
             detail = Text(printable(row.fact.detail))
-            for note in _notes(row):
+            for note in _notes(row, told):
                 style = "cyan" if note.startswith("fix: ") else "dim"
                 detail.append(Text("\n").append(printable(note), style))
             grid.add_row(Text(_word(row), styles[_word(row)]), Text(row.title), detail)
         console.print(Padding(grid, (0, 0, 0, 2)))
 
 
-def document_of(facts: HostFacts) -> dict[str, Any]:
+def document_of(facts: HostFacts, places: Mapping[str, Fact]) -> dict[str, Any]:
     """The facts as a JSON-ready document."""
-    return {"schema_version": SCHEMA_VERSION, "tier": facts.tier, **plain(facts)}
+    return {"schema_version": SCHEMA_VERSION, "tier": facts.tier, **plain(facts),
+            "places": plain(places)}
 
 
-def _installed_program() -> str:
-    """The file that people start: where an AppArmor profile has to be attached."""
-    program = sys.argv[0]
-    if os.path.basename(program) in ("__main__.py", ""):
-        program = os.path.join(os.path.dirname(sys.executable), "hardrun")
-    return os.path.realpath(program)
+def _facts(*, fresh: bool) -> HostFacts:
+    """What was tried, now or earlier in this boot and under the same circumstances."""
+    from hardrun.host import remembered
+    from hardrun.host.probe import EXECUTOR, probe, with_group
 
-
-def _print_apparmor_profile() -> None:
-    from hardrun.host.diagnose import Surroundings, apparmor_profile
-
-    program = _installed_program()
-    if '"' in program or "\n" in program:
-        program = "/usr/bin/hardrun"
-    write(apparmor_profile(program, Surroundings.read()).splitlines())
+    key = remembered.key(EXECUTOR) if os.path.exists("/proc/self/status") else None
+    if key is None:
+        return probe()
+    facts = None if fresh else remembered.load(key)
+    if facts is not None:
+        return with_group(facts)
+    facts = probe()
+    remembered.store(key, facts)
+    return facts
 
 
 @click.command("doctor")
 @click.option("--json", "as_json", is_flag=True, help="The facts as a document.")
+@click.option("--fresh", is_flag=True,
+              help="Try everything anew, whatever is remembered of this boot.")
 @click.option("--emit-apparmor", is_flag=True,
               help="Print the AppArmor profile that lets hardrun make user namespaces.")
-def command(as_json: bool, emit_apparmor: bool) -> int:
+@click.option("--emit-seccomp", is_flag=True, help="Print a seccomp profile for a container that "
+              "hardrun is to work in: Docker's, and what is missing.")
+def command(as_json: bool, fresh: bool, emit_apparmor: bool, emit_seccomp: bool) -> int:
     """Say what this host and user can enforce, tried for real, and the smallest fix for the rest.
 
     The exit status is 0 when the full tier is available, 1 otherwise.
     """
     if emit_apparmor:
-        _print_apparmor_profile()
-        return 0
-    from hardrun.host.probe import probe
+        from hardrun.profile import apparmor, apparmor_host
 
-    facts = probe()
+        write(apparmor_host.text(apparmor.EXECUTOR).splitlines())
+        return 0
+    if emit_seccomp:
+        import json
+
+        from hardrun.host.outer import outer_profile
+
+        write([json.dumps(outer_profile(), indent=2)])
+        return 0
+    facts = _facts(fresh=fresh)
+    places = places_of(facts)
     if as_json:
         import json
 
-        write([json.dumps(document_of(facts), indent=2)])
+        write([json.dumps(document_of(facts, places), indent=2)])
     elif sys.stdout is not None and sys.stdout.isatty():
-        _print_rich(facts)
+        _print_rich(facts, places)
     else:
-        write(lines_of(facts))
+        write(lines_of(facts, places))
     return 0 if facts.tier == "full" else 1

@@ -69,8 +69,9 @@ def command(context: click.Context, /, as_json: bool, **options: Any) -> None:
 
     The digest is that of the Decision under which run, compile and the Python API would run it.
     """
-    decision = decide_options(context, options).decision
+    request = decide_options(context, options)
+    decision = request.decision
     if as_json:
         write([decision.to_json().decode("utf-8", "surrogateescape")])
     else:
-        write(lines_of(decision))
+        write([*lines_of(decision), *(printable(f"note: {note}") for note in request.notes())])

@@ -1,34 +1,47 @@
 """The group of commands, and the one place where errors become lines and exit statuses.
 
 A mistake in the command line exits with 125, as it does with docker, podman and env(1): every other
-status belongs to the command that is run.
+status belongs to the command that is run. ``audit`` runs none, and has 2 for it as linters do.
 """
 
 from __future__ import annotations
 
 import importlib
-import os
-import sys
 
 import click
 
 import hardrun
-from hardrun.cli.render import error_lines, write
+from hardrun.cli.render import error_lines, forget_output, write
 from hardrun.errors import BadInput, HardrunError
 
 USAGE_STATUS = 125
+AUDIT_USAGE_STATUS = 2
 INTERRUPTED = 130  # 128 + SIGINT
 
 COMMANDS = {
     "run": "Run a command in a sandbox.",
+    "exec": "Run a command in a sandbox that runs, or that waits in a pool.",
+    "pool": "Keep sandboxes ready, each for one command.",
+    "create": "Make a container: a request with a name.",
+    "start": "Start containers, which go on by themselves.",
+    "stop": "End containers.",
+    "kill": "Send a signal to the commands of containers.",
+    "rm": "Remove containers.",
+    "ps": "List containers.",
+    "wait": "Wait until containers have ended.",
+    "inspect": "Print all that is known of containers.",
     "explain": "Say what a run would be allowed, and why; nothing is started.",
     "why": "Say which layers gate a path, address, system call or capability.",
     "compile": "Write a program that runs sandboxed without Python.",
     "plan": "Show the operations of a plan.",
     "verify": "Compare a running sandbox with its decision.",
+    "audit": "Judge container configurations and running containers.",
     "policy": "List, show, check, test and compare policies.",
+    "profile": "Show and install what AppArmor and SELinux need.",
+    "serve": "Decide requests that were not seen before, faster.",
     "doctor": "Say what this host and user can enforce.",
     "demo": "Let a hostile script try to get out.",
+    "bench": "Measure what isolation costs, beside other runtimes.",
 }
 
 
@@ -69,6 +82,11 @@ def _usage_error(error: click.ClickException) -> BadInput:
                     hint=f"{context.command_path if context else 'hardrun'} --help")
 
 
+def _is_of_audit(error: click.ClickException) -> bool:
+    context = error.ctx if isinstance(error, click.UsageError) else None
+    return context is not None and context.info_name == "audit"
+
+
 def main(arguments: list[str]) -> int:
     """Run one command line and return its exit status."""
     words, debug = _without_debug(arguments)
@@ -78,11 +96,12 @@ def main(arguments: list[str]) -> int:
     except HardrunError as error:
         return _fail(error, debug)
     except click.ClickException as error:
-        return _fail(_usage_error(error), debug)
+        failed = _fail(_usage_error(error), debug)
+        return AUDIT_USAGE_STATUS if _is_of_audit(error) else failed
     except (click.Abort, KeyboardInterrupt):
         return INTERRUPTED
     except BrokenPipeError:
-        _forget_output()
+        forget_output()
         return USAGE_STATUS
     except Exception as error:  # noqa: BLE001 - a mistake of ours is one line, too
         problem = f"internal error: {type(error).__name__}: {error}"
@@ -99,10 +118,5 @@ def _fail(error: HardrunError, debug: bool) -> int:
     try:
         write(error_lines(error), to_error=True)
     except BrokenPipeError:
-        _forget_output()
+        forget_output()
     return error.exit_code
-
-
-def _forget_output() -> None:
-    """Nobody reads any more: keep Python from complaining about that at its own end."""
-    sys.stdout = sys.stderr = open(os.devnull, "w")  # noqa: SIM115 - open until the process ends

@@ -59,6 +59,8 @@ def _decorators() -> list[Callable[[Any], Any]]:
         option("--trust", metavar="CLASS", help="A trust class that policies match."),
         option("--label", metavar="K=V", **many, help="A label that policies match."),
         option("--rootfs", metavar="DIR", help="A directory to be the root."),
+        option("--writable", metavar="ephemeral|persistent",
+               help="A layer for changes over --rootfs, in memory or kept."),
         option("--ro", metavar="PATH[:DEST]", **many, help="Show a path read-only."),
         option("--rw", metavar="PATH[:DEST]", **many, help="Show a path writable."),
         option("--tmpfs", metavar="PATH[:SIZE]", **many, help="A private file system in memory."),
@@ -67,15 +69,24 @@ def _decorators() -> list[Callable[[Any], Any]]:
         option("--workdir", metavar="DIR", help="The working directory inside."),
         option("--env", metavar="K[=V]", **many, help="Hand over a variable, or set one."),
         option("--user", metavar="UID[:GID]", help="The ids inside."),
+        option("--userns", metavar="auto[:size=N]|single|shared",
+               help="auto: ids inside that no other sandbox has, nor you."),
         option("--hostname", metavar="NAME", help="The host name inside."),
         option("--network", metavar="none|host", help="The network to be seen."),
+        option("--min-tier", metavar="full|landlock", help="The least tier to run in."),
         option("--memory", metavar="SIZE", help="Memory of the whole sandbox, such as 512M."),
+        option("--swap", metavar="SIZE", help="Swap beside the memory; 0: none."),
         option("--cpus", metavar="NUMBER", help="CPUs, such as 1.5."),
+        option("--cpuset", metavar="LIST", help="Which CPUs, such as 0-3,6."),
         option("--pids", metavar="NUMBER", help="Processes and threads."),
+        option("--io", metavar="SIZE",
+               help="Bytes a second read from, and written to, each disk."),
         option("--cpu-time", metavar="TIME", help="CPU time, such as 10s."),
         option("--stack", metavar="SIZE", help="Stack of a thread."),
         option("--output-limit", metavar="SIZE", help="Bytes of output, to pipes too."),
         option("--timeout", metavar="TIME", help="Wall-clock time, such as 1m."),
+        option("--cgroup-parent", metavar="DIR",
+               help="A delegated cgroup to make the sandbox's own in; . for the caller's."),
         option("-i", "--interactive", is_flag=True, help="Hand over the terminal's input."),
         option("-t", "--terminal", is_flag=True, help="A private terminal."),
     ]
@@ -94,12 +105,23 @@ def command_words(context: click.Context) -> list[str]:
     return words
 
 
-def decide_options(context: click.Context, options: dict[str, Any]) -> Request:
-    """The decided request of a command line; everything in ``options`` is as click has it."""
-    from hardrun.request import FLAGS, decide
+def flags_of(options: dict[str, Any]) -> dict[str, Any]:
+    """The keywords of :func:`hardrun.request.decide` that describe a workload."""
+    from hardrun.request import FLAGS
     from hardrun.workload.flags import LIMITS
 
     limits = {name: text for name, (flag, _) in LIMITS.items()
               if (text := options[flag[2:].replace("-", "_")]) is not None}
-    flags = {name: options[name] for name in FLAGS if name != "limits"}
-    return decide(command_words(context), policies=options["policy"], limits=limits, **flags)
+    return {"limits": limits} | {name: options[name] for name in FLAGS if name != "limits"}
+
+
+def decide_options(context: click.Context, options: dict[str, Any],
+                   **known: Any) -> Request:
+    """The decided request of a command line; everything in ``options`` is as click has it.
+
+    ``known`` is what :func:`hardrun.request.decide` need not find out itself.
+    """
+    from hardrun.request import decide
+
+    return decide(command_words(context), policies=options["policy"], **known,
+                  **flags_of(options))

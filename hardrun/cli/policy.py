@@ -16,6 +16,7 @@ from hardrun.policy.load import Directories, Loaded, load_policies
 from hardrun.policy.loaded import LoadedPolicy
 
 FAILED = 1
+PROBLEM = 125
 _NAMES = click.argument("names", metavar="[NAME|FILE]...", nargs=-1)
 _JSON = click.option("--json", "as_json", is_flag=True, help="The answer as a document.")
 
@@ -120,6 +121,38 @@ def compare(a: str, b: str, defaults: bool, everything: bool,
         return
     write(table(("control", f"{a} is", a, b),
                 [(d.control, d.relation, d.a, d.b) for d in shown]))
+
+
+@command.command("suggest")
+@click.argument("paths", metavar="PATH...", nargs=-1, required=True)
+@_JSON
+def suggest(paths: tuple[str, ...], as_json: bool) -> int:
+    """Say under which policy, the tightest, a workload still gets what it asks for.
+
+    PATH is what `hardrun audit` reads. What each request costs stands below: the policies that
+    refuse it, and the ways out that it opens.
+    """
+    from hardrun.audit.compare import suggest as suggested
+    from hardrun.audit.walk import read_paths
+
+    _, policies = _load(())
+    batch = read_paths(paths)
+    found = [suggested(subject, policies) for subject in batch.subjects]
+    if as_json:
+        write(_document({"workloads": [
+            {"name": s.subject.name, "file": s.subject.place.file, "policies": s.policies,
+             "requests": [cost._asdict() for cost in s.costs]} for s in found]}, "suggest"))
+    for suggestion in () if as_json else found:
+        names = " or ".join(suggestion.policies) or "none that ships allows all of it"
+        write([printable(f"{suggestion.subject.name}: {names}")])
+        if suggestion.costs:
+            write(["  " + line for line in table(
+                ("control", "asked", "refused by", "opens", "where"),
+                [(c.control, c.value, ", ".join(c.refused_by), "; ".join(c.opens), c.place)
+                 for c in suggestion.costs])])
+    for problem in batch.problems:
+        write([printable(f"{problem.place}  {problem.message}")], to_error=True)
+    return PROBLEM if batch.problems else 0
 
 
 @command.command("schema")

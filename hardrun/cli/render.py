@@ -2,31 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import textwrap
 from collections.abc import Iterable, Sequence
 from itertools import zip_longest
 
 from hardrun.errors import HardrunError
-
-
-def printable(text: str) -> str:
-    """``text`` with everything escaped that is not a visible character.
-
-    File names, labels and errors come from people we don't trust: an escape sequence could rewrite
-    what the terminal shows or answer on the user's behalf, a bidirectional mark could swap words.
-    Bytes that are not UTF-8 are shown as ``\\xNN``.
-    """
-    return "".join(c if c.isprintable() else _escaped(c) for c in text)
-
-
-def _escaped(character: str) -> str:
-    code = ord(character)
-    if 0xDC80 <= code <= 0xDCFF:  # surrogateescape
-        return f"\\x{code - 0xDC00:02x}"
-    if code < 0x100:
-        return f"\\x{code:02x}"
-    return f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
+from hardrun.values import printable as printable
 
 
 def error_lines(error: HardrunError) -> list[str]:
@@ -39,12 +22,28 @@ def error_lines(error: HardrunError) -> list[str]:
 
 
 def write(lines: Iterable[str], *, to_error: bool = False) -> None:
-    """Write lines to standard output or error; nowhere when that was closed at the start."""
+    """Write lines to standard output or error; nowhere when that was closed at the start.
+
+    Raises HardrunError when standard output takes nothing more (a full disk); an error has nowhere
+    else to go.
+    """
     stream = sys.stderr if to_error else sys.stdout
     if stream is None:
         return
-    stream.write("".join(line + "\n" for line in lines))
-    stream.flush()
+    try:
+        stream.write("".join(line + "\n" for line in lines))
+        stream.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        forget_output()
+        if not to_error:
+            raise HardrunError(f"standard output can't be written: {error.strerror}") from None
+
+
+def forget_output() -> None:
+    """Nobody can read any more: keep Python from complaining about that at its own end."""
+    sys.stdout = sys.stderr = open(os.devnull, "w")  # noqa: SIM115 - open until the process ends
 
 
 def table(heading: Sequence[str], rows: Iterable[Sequence[str]], widest: int = 34,

@@ -10,6 +10,7 @@ from typing import Any
 from hardrun.errors import PlanError
 from hardrun.posture.control import Enforcement, Posture
 from hardrun.posture.registry import BY_ID
+from hardrun.posture.tier import MIN_TIER
 from hardrun.values import freeze, load, plain
 
 SCHEMA_VERSION = 1
@@ -69,6 +70,12 @@ class Decision:
         """The granted value of every control."""
         return Posture({c.control: BY_ID[c.control].load(plain(c.value)) for c in self.controls})
 
+    @property
+    def tier(self) -> str:
+        """The tier that was granted: ``full``, or ``landlock`` where there are no namespaces."""
+        granted = (c.enforcement.kind for c in self.controls if c.control == MIN_TIER.id)
+        return "landlock" if "degraded" in granted else "full"
+
     def control(self, control_id: str) -> ControlDecision:
         """The decision about one control; KeyError when there is none."""
         for decided in self.controls:
@@ -99,6 +106,11 @@ class Decision:
         unknown = [c.control for c in decision.controls if c.control not in BY_ID]
         if unknown:
             raise PlanError(f"the Decision names an unknown control: {unknown[0]}")
+        for decided in decision.controls:
+            try:
+                BY_ID[decided.control].load(plain(decided.value))
+            except ValueError as error:
+                raise PlanError(f"the Decision's {decided.control}: {error}") from None
         return decision
 
     @property

@@ -17,6 +17,7 @@ from hardrun.posture import ways_out
 from hardrun.posture.control import Control, Enforcement
 from hardrun.posture.filesystem import below
 from hardrun.posture.registry import BY_ID, CONTROLS
+from hardrun.posture.tier import MIN_TIER
 
 if TYPE_CHECKING:
     from hardrun.host.facts import HostFacts
@@ -145,7 +146,9 @@ def unasked(control: Control[Any], policies: Sequence[LoadedPolicy], bound: Any,
         for said in policy.defaults.get(control.id, ()):
             defaults[said.origin] = place(said.value, control.id, places)
         if control.id not in policy.defaults and control.id in policy.bounds:
-            implied = control.default
+            implied = control.meet(implied, control.default)
+        elif control.unsaid is not None and policy.chosen and control.id not in policy.defaults:
+            implied = control.meet(implied, control.unsaid)
     met = _meet(control, defaults.values())
     wanted = control.meet(met, implied)
     value = control.meet(bound, wanted)
@@ -277,24 +280,57 @@ def _acceptance(control: str, policies: Iterable[LoadedPolicy]) -> str:
     return min(said, key=ACCEPTANCES.index) if said else "degrade"
 
 
-def _unsupported(grants: Sequence[tuple[Grant, Enforcement]],
-                 policies: Sequence[LoadedPolicy]) -> None:
-    """Refuse when the host lacks what the policies don't let it lack."""
+def _unsupported(grants: Sequence[tuple[Grant, Enforcement]], policies: Sequence[LoadedPolicy],
+                 known: Sequence[LoadedPolicy], facts: HostFacts) -> None:
+    """Refuse when the host lacks what the policies don't let it lack; one cause is told once.
+
+    A limit that a request names is never left out, whatever a policy accepts of one that it sets
+    itself: who says --cpus means it.
+    """
     lacking: list[tuple[Grant, Enforcement]] = []
+    demanded = False  # no policy is an answer then
     for granted, enforcement in grants:
         if enforcement.kind == "degraded":
             accepted = _acceptance(granted.control.id, policies)
-            if accepted == "refuse" or (accepted == "weaker" and not enforcement.by):
+            asked = granted.asked_by and granted.control.id.startswith("limits.")
+            if accepted == "refuse" or ((accepted == "weaker" or asked) and not enforcement.by):
                 lacking.append((granted, enforcement))
+                demanded |= bool(asked and not enforcement.by)
     if lacking:
-        causes: dict[str, list[str]] = {}
+        groups: dict[str, list[tuple[Grant, Enforcement]]] = {}
         for granted, enforcement in lacking:
-            causes.setdefault(enforcement.because, []).append(granted.control.id)
-        words = "; ".join(f"{_few(controls)}: {because}" for because, controls in causes.items())
-        fixes = dict.fromkeys(e.fix for _, e in lacking if e.fix)
+            cause = _cause(enforcement, facts)
+            groups.setdefault(cause or enforcement.because, []).append((granted, enforcement))
+        words = "; ".join(_lacking(group, facts) for group in groups.values())
+        fixes = list(dict.fromkeys(e.fix for _, e in lacking if e.fix))
+        controls = tuple(g.control.id for g, _ in lacking)
+        if not demanded and (other := _accepting(controls, policies, known)):
+            fixes.append(f"or a policy that accepts this: {other}")
         raise HostUnsupported(f"this host can't enforce {words}", fact=lacking[0][1].fact,
-                              controls=tuple(g.control.id for g, _ in lacking),
+                              cause=_cause(lacking[0][1], facts), controls=controls,
                               hint="; ".join(fixes) or "hardrun doctor says what is missing")
+
+
+def _cause(enforcement: Enforcement, facts: HostFacts) -> str:
+    """The code of ``hardrun.host.causes`` behind a degraded control; empty when it has none."""
+    return str(getattr(getattr(facts, enforcement.fact, None), "cause", ""))
+
+
+def _lacking(group: Sequence[tuple[Grant, Enforcement]], facts: HostFacts) -> str:
+    names = _few([granted.control.id for granted, _ in group])
+    reasons = {enforcement.because for _, enforcement in group}
+    fact = getattr(facts, group[0][1].fact, None)
+    layer = getattr(fact, "layer", "")
+    because = group[0][1].because if len(reasons) == 1 or fact is None else fact.detail
+    return f"{names}: {because} ({layer})" if layer else f"{names}: {because}"
+
+
+def _accepting(controls: Sequence[str], policies: Sequence[LoadedPolicy],
+               known: Sequence[LoadedPolicy]) -> str:
+    """Policies under which the same would run, each telling what is degraded."""
+    return ", ".join(policy.name for policy in known if policy not in policies
+                     and not unbounded([policy])
+                     and all(policy.accepts(control) == "degrade" for control in controls))
 
 
 def _few(names: Sequence[str]) -> str:
@@ -334,6 +370,57 @@ def _covers(control: Control[Any], danger: Any, way: str) -> bool:
     return any(opened.value == way for opened in ways_out.opened(control.id, danger))
 
 
+def _in_best_tier(grants: Sequence[Grant], policies: Sequence[LoadedPolicy],
+                  known: Sequence[LoadedPolicy],
+                  facts: HostFacts) -> list[tuple[Grant, Enforcement]]:
+    """How every grant comes into force in the best tier that this host has for them.
+
+    Raises HostUnsupported when that is below the least that the policies accept.
+    """
+    least = next(g for g in grants if g.control is MIN_TIER)
+    error: HostUnsupported | None = None
+    if facts.namespaces:
+        enforced = [(g, g.control.enforcement(g.value, facts)) for g in grants]
+        try:
+            _unsupported(enforced, policies, known, facts)
+        except HostUnsupported as refused:
+            error = refused
+        else:
+            return enforced
+    if facts.landlock_tier and least.value == "landlock":
+        reduced = facts.without_namespaces(error.message if error else "")
+        enforced = [(g, g.control.enforcement(g.value, reduced)) for g in grants]
+        try:
+            _unsupported(enforced, policies, known, reduced)
+        except HostUnsupported as lesser:
+            raise error or lesser from None
+        return enforced
+    raise error or _below_least(least, known, facts)
+
+
+def _below_least(least: Grant, known: Sequence[LoadedPolicy], facts: HostFacts) -> HostUnsupported:
+    """Why a host without namespaces is refused, and what would help."""
+    names = ("memory_executable", *facts.NAMESPACES)
+    fact = next(name for name in names if not getattr(facts, name).available)
+    found = getattr(facts, fact)
+    missing = "executable memory file" if fact == names[0] \
+        else fact.replace("_", " ").removesuffix("s")
+    layer = f" ({found.layer})" if found.layer else ""
+    lines = ", ".join(least.bound_by) or least.decided_by
+    has = "no tier" if facts.tier == "none" else f"the {facts.tier} tier"
+    problem = (f"min_tier: {least.value} is the least ({lines}), this host has {has}:"
+               f" no {missing}: {found.detail}{layer}")
+    hints = [found.fix] if found.fix else []
+    if facts.tier == "landlock":
+        allowing = [p.name for p in known if not unbounded([p])
+                    and (said := p.bounds.get(MIN_TIER.id))
+                    and all(s.value == "landlock" for s in said)]
+        if allowing:
+            hints.append(f"or a policy that accepts the landlock tier: {', '.join(allowing)}")
+    return HostUnsupported(problem, fact=fact, cause=found.cause, controls=(MIN_TIER.id,),
+                           hint="; ".join(hints) or "hardrun doctor says what is missing")
+
+
 def decide(workload: Workload, policies: Sequence[LoadedPolicy], facts: HostFacts) -> Decision:
     """The Decision about one workload, from all policies there are.
 
@@ -346,8 +433,7 @@ def decide(workload: Workload, policies: Sequence[LoadedPolicy], facts: HostFact
     grants = grant(asked, selected, places, known=policies)
     if workload.rootfs is not None:
         _check_rootfs(workload.rootfs, selected, places)
-    enforced = [(g, g.control.enforcement(g.value, facts)) for g in grants]
-    _unsupported(enforced, selected)
+    enforced = _in_best_tier(grants, selected, policies, facts)
     return Decision(
         policies=tuple(p.name for p in selected),
         controls=tuple(

@@ -57,6 +57,10 @@ class Directories(NamedTuple):
         return cls(data_directory("policies"), Path(SYSTEM), user, data_directory("compiled"))
 
 
+_UNREAD = ("a policy there may tighten what is run, so nothing is started: make it readable; "
+           "XDG_CONFIG_HOME names another place for your own")
+
+
 class Loaded(NamedTuple):
     """Policies with their parents, ready for the engine; all documents; and what was looked at."""
 
@@ -72,7 +76,8 @@ def look(path: str | Path) -> Dependency:
     except (FileNotFoundError, NotADirectoryError):
         return Dependency(str(path), exists=False)
     except OSError as error:
-        raise PolicyError(f"can't be read: {error.strerror}", file=str(path)) from None
+        raise PolicyError(f"can't be read: {error.strerror}", file=str(path),
+                          hint=_UNREAD) from None
     return Dependency(str(path), exists=True, device=found.st_dev, inode=found.st_ino,
                       mtime_ns=found.st_mtime_ns, ctime_ns=found.st_ctime_ns)
 
@@ -145,8 +150,22 @@ def read_builtin(directory: Path, compiled: Path | None = None) -> list[LoadedPo
     return policies
 
 
+class Reader:
+    """Reads policies; one that has kept what it read may be passed instead."""
+
+    def policy(self, path: Path, layer: Layer, label: str | None = None) -> LoadedPolicy:
+        """As :func:`read_policy`."""
+        return read_policy(path, layer, label)
+
+    def builtin(self, directory: Path, compiled: Path | None,
+                seen: Sequence[Dependency]) -> list[LoadedPolicy]:
+        """As :func:`read_builtin`; ``seen`` is the directory and its files as they were before."""
+        del seen
+        return read_builtin(directory, compiled)
+
+
 def _layer(directory: Path | None, layer: Layer, owners: Sequence[int],
-           dependencies: list[Dependency]) -> list[LoadedPolicy]:
+           dependencies: list[Dependency], reader: Reader) -> list[LoadedPolicy]:
     if directory is None:
         return []
     dependencies.append(look(directory))
@@ -154,34 +173,36 @@ def _layer(directory: Path | None, layer: Layer, owners: Sequence[int],
     for path in _files(directory):
         dependencies.append(look(path))
         check_trusted(path, owners)
-        policies.append(read_policy(path, layer))
+        policies.append(reader.policy(path, layer))
     return policies
 
 
-def _is_file(chosen: str) -> bool:
+def is_file(chosen: str) -> bool:
+    """Whether a choice is a file and no name."""
     return "/" in chosen or chosen.endswith(SUFFIXES)
 
 
 def load_policies(chosen: Sequence[str] = (), *, directories: Directories | None = None,
-                  complete: bool = True) -> Loaded:
+                  complete: bool = True, reader: Reader | None = None) -> Loaded:
     """Every policy of every layer, those in ``chosen`` (names or files) marked as chosen.
 
     Without a choice ``untrusted`` is chosen. Raises PolicyError for a document that is wrong, a
     system or user layer that others can write, a name that doesn't exist, and (``complete``) for a
     choice that leaves something that matters without any bound.
     """
+    reader = reader or Reader()
     places = directories or Directories.standard()
     dependencies = [look(path) for path in _files(places.builtin)]
     dependencies.append(look(places.builtin))
-    policies = read_builtin(places.builtin, places.compiled)
-    policies += _layer(places.system, "system", [places.system_owner], dependencies)
-    policies += _layer(places.user, "user", [os.getuid()], dependencies)
+    policies = reader.builtin(places.builtin, places.compiled, dependencies)
+    policies += _layer(places.system, "system", [places.system_owner], dependencies, reader)
+    policies += _layer(places.user, "user", [os.getuid()], dependencies, reader)
     names: list[str] = []
     for choice in chosen or (DEFAULT,):
-        if _is_file(choice):
+        if is_file(choice):
             path = Path(os.path.abspath(choice))
             dependencies.append(look(path))
-            policy = read_policy(path, "workload", choice)
+            policy = reader.policy(path, "workload", choice)
             policies.append(policy)
             names.append(policy.name)
         else:

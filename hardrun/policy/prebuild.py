@@ -15,7 +15,8 @@ from hardrun.policy.load import COMPILED, builtin_label, read_builtin
 def prebuild(directory: Path) -> Path:
     """Write the policies as JSON into ``directory``; PolicyError when one of them is wrong."""
     source = data_directory("policies")
-    checksums = {builtin_label(p): zlib.crc32(p.read_bytes()) for p in sorted(source.iterdir())}
+    checksums = {builtin_label(p): zlib.crc32(p.read_bytes())
+                 for p in sorted(source.glob("*.yaml"))}
     policies = {policy.file: freeze_dry(policy, checksums[policy.file])
                 for policy in read_builtin(source)}
     target = directory / COMPILED

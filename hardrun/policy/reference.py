@@ -15,7 +15,7 @@ from hardrun.policy.document import (
     PolicyDocument,
     TestItem,
 )
-from hardrun.posture import orders, ways_out
+from hardrun.posture import limits, orders, ways_out
 from hardrun.posture.control import Control
 from hardrun.posture.filesystem import PathSet
 from hardrun.posture.registry import CONTROLS
@@ -100,6 +100,8 @@ def _values(control: Control[Any]) -> str:
         return ", ".join(control.levels)
     if isinstance(control, orders.Flag):
         return "true, false" if control.loosest is False else "false, true"
+    if isinstance(control, limits.Cpus):
+        return "such as '0-3,6'; any"
     if isinstance(control, orders.Amount):
         return f"such as {control.example}; unlimited"
     if isinstance(control, orders.Names) and len(control.loosest) < 10:

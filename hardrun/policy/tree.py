@@ -11,7 +11,8 @@ from hardrun.errors import PolicyError
 Path = tuple[str | int, ...]
 MAXIMUM_SIZE = 256 << 10
 MAXIMUM_DEPTH = 16
-_INTEGER = re.compile(r"[-+]?[0-9]+")
+_MAXIMUM_BRACKETS = 64  # open at once, be some of them in quotes
+_INTEGER = re.compile(r"[-+]?[0-9]{1,20}")  # longer ones stay text, which no control reads
 
 
 class Tree(NamedTuple):
@@ -38,6 +39,8 @@ def read_yaml(text: bytes, file: str) -> Tree:
 
     if len(text) > MAXIMUM_SIZE:
         raise PolicyError(f"larger than {MAXIMUM_SIZE} bytes", file=file)
+    if _brackets(text) > _MAXIMUM_BRACKETS:  # the scanner takes seconds for a thousand
+        raise PolicyError("nested too deeply", file=file)
     try:
         root = YAML(typ="safe", pure=True).compose(text.decode("utf-8"))
     except MarkedYAMLError as error:
@@ -51,6 +54,15 @@ def read_yaml(text: bytes, file: str) -> Tree:
     if root is None:
         raise PolicyError("empty", file=file, hint="hardrun policy show untrusted is an example")
     return _Builder(file).build(root)
+
+
+def _brackets(text: bytes) -> int:
+    """How many are open at once, at most."""
+    most = depth = 0
+    for bracket in re.findall(rb"[\[\]{}]", text):
+        depth = depth + 1 if bracket in b"[{" else max(depth - 1, 0)
+        most = max(most, depth)
+    return most
 
 
 class _Builder:

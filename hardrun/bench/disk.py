@@ -1,0 +1,269 @@
+"""What one more container takes on disk: allocated blocks and inodes of everything that is kept.
+
+Counted with lstat(2), st_blocks and not st_size: a small file takes a whole block. The root file
+system exists already and is shared; only what is added to storage, state and caches counts.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple
+
+from hardrun.bench import clock, oci, ours
+from hardrun.bench.bench import Bench
+from hardrun.bench.clock import Failure, Start
+from hardrun.bench.document import Series
+from hardrun.bench.peers import DRIVERS, RUN_FLAGS, Engine
+from hardrun.bench.scene import PROBE, Scene
+
+COUNTS, QUICK_COUNTS = (1, 10, 100, 1000), (1, 10)
+RUNNING_AT_MOST = 100
+REFERENCE = 12 * 1024
+"""Bytes that a new Docker container takes."""
+STATES = ("created", "running", "stopped")
+_HOLD = (PROBE, "hold")
+_BLOCK = 512  # what st_blocks counts in, whatever the file system (stat(2))
+
+Maker = Callable[[int], Sequence[str]]
+
+
+class Usage(NamedTuple):
+    """What files take."""
+
+    size: int
+    inodes: int
+
+
+@dataclass(frozen=True)
+class Kept:
+    """A runtime that keeps containers: the command line of each step, and where it keeps them.
+
+    ``start`` returns while the container runs; ``run`` stays with it. What a runtime has no word
+    for is absent.
+    """
+
+    name: str
+    level: str
+    note: str
+    paths: Sequence[Path]
+    create: Maker | None = None
+    start: Maker | None = None
+    run: Maker | None = None
+    stop: Maker | None = None
+    remove: Maker | None = None
+    environment: Mapping[str, str] = field(default_factory=lambda: dict(os.environ))
+
+
+def allocated(paths: Sequence[Path]) -> Usage:
+    """Allocated bytes and inodes below ``paths``; a file with several names counts once.
+
+    A directory that belongs to other ids counts itself, without what is in it.
+    """
+    seen: set[tuple[int, int]] = set()
+    size = 0
+    waiting = [str(path) for path in paths]
+    while waiting:
+        path = waiting.pop()
+        try:
+            status = os.lstat(path)
+            if (status.st_dev, status.st_ino) in seen:
+                continue
+            seen.add((status.st_dev, status.st_ino))
+            size += status.st_blocks * _BLOCK
+            if os.path.isdir(path) and not os.path.islink(path):
+                waiting += [entry.path for entry in os.scandir(path)]
+        except OSError:
+            continue
+    return Usage(size, len(seen))
+
+
+def _ours(scene: Scene) -> Iterator[Kept]:
+    cache = scene.directory / "cache-disk"
+    environment = {**os.environ, "XDG_CACHE_HOME": str(cache)}
+    state = Path.home() / ".local" / "state" / "hardrun"
+    flags = ours.options(scene)
+    cache.mkdir(mode=0o700, exist_ok=True)
+    yield Kept("hardrun run", ours.level(scene.policies),
+               "nothing is kept but the plan, once for all of them", (cache, state),
+               run=lambda _: [*ours.program(), "run", *flags, "--", *_HOLD],
+               environment=environment)
+    if not ours.offers("create"):
+        return
+    for kind in ("ephemeral", "persistent"):
+        yield _named(kind, flags, (cache, state), environment)
+
+
+def _named(kind: str, flags: Sequence[str], paths: Sequence[Path],
+           environment: Mapping[str, str]) -> Kept:
+    """A named container of hardrun's; ``kind`` is where its writable layer lies."""
+    # untrusted keeps nothing of what a command changes: a layer that stays is for others
+    policy = ("--policy", "contained") if kind == "persistent" else ()
+
+    def step(*words: str) -> Maker:
+        return lambda n: [*ours.program(), *words, f"bench-{os.getpid()}-{n}"]
+
+    def create(number: int) -> list[str]:
+        chosen = [*policy, *flags[2:]] if policy else flags
+        return [*ours.program(), "create", *chosen, "--writable", kind, "--name",
+                f"bench-{os.getpid()}-{number}", "--", *_HOLD]
+    return Kept(f"hardrun create, {kind}", "own" if policy else "L4+",
+                "a named container on the shared root", paths, create=create, start=step("start"),
+                stop=step("stop", "--time", "0"), remove=step("rm", "--force"),
+                environment=environment)
+
+
+def _runc(scene: Scene, name: str) -> Iterator[Kept]:
+    home = scene.directory / f"disk-{name}"
+    program = str(shutil.which(name))
+    document = oci.config(oci.propose(program, home / "proposed"), scene, _HOLD, "L1")
+    bundle = oci.bundle(home / "bundle", document)
+    (home / "state").mkdir()
+    flags = [program, *(["--cgroup-manager=disabled"] if name == "crun" else []), "--root",
+             str(home / "state")]
+    yield Kept(f"{name}", "L1", "one bundle for all, no writable layer", (home / "state",),
+               create=lambda n: [*flags, "create", "--bundle", str(bundle), f"d{n}"],
+               start=lambda n: [*flags, "start", f"d{n}"],
+               stop=lambda n: [*flags, "kill", f"d{n}", "KILL"],
+               remove=lambda n: [*flags, "delete", "--force", f"d{n}"])
+
+
+def _engines(scene: Scene, *, buildah: bool) -> Iterator[Kept]:
+    for driver in DRIVERS:
+        engine = Engine(scene, driver)
+        engine.import_root()
+        kept = (engine.storage, engine.run)
+        if buildah:
+            yield Kept(f"buildah, {driver}", "", "`buildah from`", kept,
+                       create=lambda n, e=engine: e.buildah(  # type: ignore[misc]
+                           "from", "--pull-never", "--name", f"b{n}", "bench"),
+                       remove=lambda n, e=engine: e.buildah("rm", f"b{n}"),  # type: ignore[misc]
+                       environment=engine.environment)
+            continue
+        runtime = "crun" if _starts(engine, "crun") else "runc"
+        yield Kept(
+            f"podman, {driver}", "L2", f"with {runtime}", kept, environment=engine.environment,
+            create=lambda n, e=engine, r=runtime: e.podman(  # type: ignore[misc]
+                "--runtime", r, "create", "--name", f"d{n}", *RUN_FLAGS, "bench", *_HOLD),
+            start=lambda n, e=engine, r=runtime: e.podman(  # type: ignore[misc]
+                "--runtime", r, "start", f"d{n}"),
+            stop=lambda n, e=engine, r=runtime: e.podman(  # type: ignore[misc]
+                "--runtime", r, "stop", "--time", "0", f"d{n}"),
+            remove=lambda n, e=engine, r=runtime: e.podman(  # type: ignore[misc]
+                "--runtime", r, "rm", "--force", "--time", "0", f"d{n}"))
+
+
+def _starts(engine: Engine, runtime: str) -> bool:
+    argv = engine.podman("--runtime", runtime, "run", "--rm", *RUN_FLAGS, "bench", PROBE)
+    return subprocess.run(argv, env=engine.environment, capture_output=True,
+                          check=False).returncode == 0
+
+
+def _all(bench: Bench) -> Iterator[Kept | Series]:
+    """Who keeps containers here; a failed series for each that can't be prepared."""
+    scene, present = bench.scene, {peer.name for peer in bench.peers if peer.version}
+    makers: list[tuple[str, Callable[[], Iterator[Kept]]]] = [
+        ("hardrun", lambda: _ours(scene)),
+        ("runc", lambda: _runc(scene, "runc")), ("crun", lambda: _runc(scene, "crun")),
+        ("podman", lambda: _engines(scene, buildah=False)),
+        ("buildah", lambda: _engines(scene, buildah=True))]
+    for name, make in makers:
+        if name != "hardrun" and name not in present:
+            continue
+        try:
+            yield from make()
+        except (OSError, subprocess.CalledProcessError) as error:
+            yield Series("disk", name, "created", "B", failure=str(error))
+
+
+def run(bench: Bench) -> Iterator[Series]:
+    """Bytes and inodes of one more container, by state and count."""
+    everybody = list(_all(bench)) if bench.scene.probed else []
+    counts = QUICK_COUNTS if bench.quick else COUNTS
+    for kept in everybody:
+        if isinstance(kept, Series):
+            yield kept
+        else:
+            yield from _measure(kept, counts, bench.seconds / len(everybody))
+        bench.tick(1 / len(everybody))
+
+
+def _do(kept: Kept, step: Maker | None, numbers: range) -> str:
+    """Perform a step for each number; why the first that fails did."""
+    for number in numbers if step is not None else ():
+        assert step is not None
+        found = clock.run(Start(list(step(number)), kept.environment))
+        if isinstance(found, Failure):
+            return found.reason
+    return ""
+
+
+def _measure(kept: Kept, counts: Sequence[int], seconds: float) -> Iterator[Series]:
+    begun, made, each = time.monotonic(), 0, 0.0
+    # The first one pays for what is made once for all: databases, locks, the cached plan.
+    failure = _prepare(kept)
+    for count in counts if not failure else ():
+        if each * count * 2 > seconds - (time.monotonic() - begun) and made:
+            break
+        base = allocated(kept.paths)
+        started = time.monotonic()
+        for state, usage in _states(kept, count):
+            if isinstance(usage, str):
+                failure = usage
+                break
+            yield from _series(kept, state, usage, base, count)
+        each = (time.monotonic() - started) / count
+        made += count
+        _do(kept, kept.remove, range(count))
+        if failure:
+            break
+    if failure:
+        yield Series("disk", kept.name, "created", "B", (), counts[0], kept.level, kept.note,
+                     failure)
+
+
+def _prepare(kept: Kept) -> str:
+    for state, usage in _states(kept, 1):
+        del state
+        if isinstance(usage, str):
+            return usage
+    return _do(kept, kept.remove, range(1))
+
+
+def _states(kept: Kept, count: int) -> Iterator[tuple[str, Usage | str]]:
+    """Each state that so many containers can be in, with what is allocated then."""
+    numbers = range(count)
+    if kept.create is not None:
+        failure = _do(kept, kept.create, numbers)
+        yield "created", failure or allocated(kept.paths)
+    if count > RUNNING_AT_MOST:
+        return
+    if kept.run is not None:
+        processes = [subprocess.Popen(kept.run(n), stdin=subprocess.DEVNULL,
+                                      stdout=subprocess.DEVNULL, env=dict(kept.environment))
+                     for n in numbers]
+        time.sleep(0.5 + 0.05 * count)
+        yield "running", allocated(kept.paths)
+        for process in processes:
+            process.terminate()
+        for process in processes:
+            process.wait()
+        yield "stopped", allocated(kept.paths)
+    elif kept.start is not None:
+        failure = _do(kept, kept.start, numbers)
+        yield "running", failure or allocated(kept.paths)
+        failure = _do(kept, kept.stop, numbers)
+        time.sleep(0.2)
+        yield "stopped", failure or allocated(kept.paths)
+
+
+def _series(kept: Kept, state: str, usage: Usage, base: Usage, count: int) -> Iterator[Series]:
+    for quantity, unit, added in ((state, "B", usage.size - base.size),
+                                  (f"{state}, inodes", "inodes", usage.inodes - base.inodes)):
+        yield Series("disk", kept.name, quantity, unit, (max(0, added) / count,), count,
+                     kept.level, kept.note)

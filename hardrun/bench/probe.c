@@ -1,0 +1,179 @@
+/*
+ * What is run inside every sandbox that is measured: nothing by default, and on request one byte of
+ * output, a wait, or one operation many times.
+ *
+ *	probe                        exit 0
+ *	probe byte                   write one byte
+ *	probe hold                   wait until it is killed
+ *	probe time NAME N PATH...    nanoseconds for one of N operations, a line for each three words
+ *	probe filtered FILE MODE...  load a seccomp filter first; "allow" is one that allows all
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/prctl.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "uapi.h"
+
+#define BLOCK (1u << 20)
+
+static char block[BLOCK];
+static const char *self;
+
+static int fail(const char *what)
+{
+	fprintf(stderr, "probe: %s: %s\n", what, strerror(errno));
+	return 1;
+}
+
+static int get_pid(const char *path)
+{
+	(void)path;
+	return syscall(SYS_getpid) < 0;
+}
+
+static int read_byte(const char *path)
+{
+	static int fd = -1;
+	if (fd < 0) /* once: it is the read that is timed */
+		fd = open(path, O_RDONLY | O_CLOEXEC);
+	return fd < 0 || pread(fd, block, 1, 0) < 0;
+}
+
+static int open_and_close(const char *path)
+{
+	int fd = open(path, O_RDONLY | O_CLOEXEC);
+	return fd < 0 || close(fd);
+}
+
+static int make_child(const char *path)
+{
+	int status = 0;
+	pid_t pid = fork();
+	(void)path;
+	if (!pid)
+		_exit(0);
+	return pid < 0 || waitpid(pid, &status, 0) != pid || status;
+}
+
+static int execute(const char *path)
+{
+	int status = 0;
+	pid_t pid = vfork();
+	(void)path;
+	if (!pid) {
+		execl(self, self, (char *)0);
+		_exit(127);
+	}
+	return pid < 0 || waitpid(pid, &status, 0) != pid || status;
+}
+
+static int read_file(const char *path)
+{
+	ssize_t count;
+	int fd = open(path, O_RDONLY | O_CLOEXEC);
+	if (fd < 0)
+		return 1;
+	do
+		count = read(fd, block, sizeof block);
+	while (count > 0);
+	return close(fd) || count < 0;
+}
+
+static int write_file(const char *path)
+{
+	int fd = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
+	if (fd < 0)
+		return 1;
+	ssize_t count = write(fd, block, sizeof block);
+	return close(fd) || unlink(path) || count != (ssize_t)sizeof block;
+}
+
+static int look_at(const char *path)
+{
+	struct stat status;
+	return stat(path, &status);
+}
+
+static const struct {
+	const char *name;
+	int (*perform)(const char *path);
+} OPERATIONS[] = {
+	{"getpid", get_pid}, {"read", read_byte}, {"openat", open_and_close}, {"clone", make_child},
+	{"exec", execute}, {"read-file", read_file}, {"write-file", write_file}, {"stat", look_at},
+};
+
+static int time_operation(const char *name, long count, const char *path)
+{
+	struct timespec begin, end;
+	for (size_t i = 0; i < sizeof OPERATIONS / sizeof *OPERATIONS; i++) {
+		if (strcmp(OPERATIONS[i].name, name) != 0)
+			continue;
+		if (OPERATIONS[i].perform(path)) /* not counted: caches are filled */
+			return fail(name);
+		clock_gettime(CLOCK_MONOTONIC, &begin);
+		for (long n = 0; n < count; n++)
+			if (OPERATIONS[i].perform(path))
+				return fail(name);
+		clock_gettime(CLOCK_MONOTONIC, &end);
+		double taken = (double)(end.tv_sec - begin.tv_sec) * 1e9 +
+			       (double)(end.tv_nsec - begin.tv_nsec);
+		return printf("%.3f\n", taken / (double)count) < 0;
+	}
+	errno = EINVAL;
+	return fail(name);
+}
+
+static int time_operations(int count, char **words)
+{
+	for (int i = 0; i + 2 < count; i += 3)
+		if (time_operation(words[i], strtol(words[i + 1], NULL, 10), words[i + 2]))
+			return 1;
+	return 0;
+}
+
+static int load_filter(const char *path)
+{
+	static const uint64_t allow = 0x7fff000000000006ull; /* BPF_RET, SECCOMP_RET_ALLOW */
+	struct filter_program program = {.length = 1, .filter = &allow};
+	if (strcmp(path, "allow") != 0) {
+		int fd = open(path, O_RDONLY | O_CLOEXEC);
+		ssize_t size = fd < 0 ? -1 : read(fd, block, sizeof block);
+		if (size <= 0)
+			return 1;
+		close(fd);
+		program = (struct filter_program){.length = (uint16_t)(size / 8), .filter = block};
+	}
+	return prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) ||
+	       syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, 0, &program);
+}
+
+int main(int argc, char **argv)
+{
+	self = argv[0];
+	if (argc > 3 && !strcmp(argv[1], "filtered")) {
+		if (load_filter(argv[2]))
+			return fail("filtered");
+		argc -= 2;
+		argv += 2;
+	}
+	if (argc < 2)
+		return 0;
+	if (!strcmp(argv[1], "byte"))
+		return write(1, "1", 1) != 1;
+	if (!strcmp(argv[1], "hold"))
+		for (;;)
+			pause();
+	if (!strcmp(argv[1], "time") )
+		return time_operations(argc - 2, argv + 2);
+	errno = EINVAL;
+	return fail(argv[1]);
+}
