@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hardrun.errors import HostUnsupported, PolicyRefused
+from hardrun.host.facts import HostFacts
 from hardrun.policy.check import diff
 from hardrun.policy.decision import Decision
 from hardrun.policy.engine import Asked, Grant, Places, decide, grant
@@ -38,7 +39,8 @@ def _subsets(elements: Any) -> st.SearchStrategy[frozenset[Any]]:
 def values(control: Control[Any]) -> st.SearchStrategy[Any]:
     """Values of a control, in normal form."""
     special = {"filesystem.protected": PROTECTED, "seccomp": PROFILES, "mandatory": CLAUSES,
-               "environment": VARIABLES, "descriptors": (-1, 3, 4, 5)}
+               "environment": VARIABLES, "descriptors": (-1, 3, 4, 5),
+               "limits.cpuset": (-1, 0, 1, 5)}
     if isinstance(control, orders.Flag):
         return st.booleans()
     if isinstance(control, orders.Level):
@@ -193,6 +195,49 @@ def test_law_2_without_a_request_nothing_is_looser_than_bounds_and_defaults(
                 assert BY_ID[control].at_most(granted[control].value, said.value)
 
 
+_LESSER = st.sampled_from([{}, {"user_namespaces": NO}, {"pid_namespace": NO},
+                           {"mount_namespace": NO}, {"network_namespace": NO},
+                           {"user_namespaces": NO, "landlock_abi": 1},
+                           {"user_namespaces": NO, "landlock": NO, "landlock_abi": 0},
+                           {"user_namespaces": NO, "seccomp": NO}])
+_ORDER = ("full", "landlock")
+
+
+def _tier(chosen: list[LoadedPolicy], host: Mapping[str, Any], asked: str | None) -> str | None:
+    """The tier that a request comes to on a host; None when it is refused."""
+    try:
+        return decide(workload(min_tier=asked), chosen, facts(**host)).tier
+    except (PolicyRefused, HostUnsupported):
+        return None
+
+
+@THOROUGHLY
+@given(policies(), _LESSER, st.sampled_from([None, "full", "landlock"]))
+def test_law_1_no_host_gives_a_tier_below_the_least_that_a_policy_or_a_request_accepts(
+        chosen: list[LoadedPolicy], host: Mapping[str, Any], asked: str | None) -> None:
+    tier = _tier(chosen, host, asked)
+    if tier is not None:
+        least = [said.value for member in chosen for said in member.bounds.get("min_tier", ())]
+        assert all(_ORDER.index(tier) <= _ORDER.index(value) for value in (*least, asked or tier))
+        assert tier == "landlock" or facts(**host).namespaces
+        if asked is None and any("min_tier" not in {*m.bounds, *m.defaults} for m in chosen):
+            assert tier == "full", "a policy that does not speak of tiers accepts the full one"
+
+
+@THOROUGHLY
+@given(policies(), policies(least=1, most=1), _LESSER, st.sampled_from([None, "full", "landlock"]))
+def test_law_2_one_more_policy_never_gives_a_lesser_tier(
+        chosen: list[LoadedPolicy], more: list[LoadedPolicy], host: Mapping[str, Any],
+        asked: str | None) -> None:
+    added = policy("more", {c: s.value for c, (s,) in more[0].bounds.items()},
+                   {c: s.value for c, (s,) in more[0].defaults.items()},
+                   host=dict.fromkeys(BY_ID, ("degrade", "more.yaml:1")))
+    before, after = _tier(chosen, host, asked), _tier([*chosen, added], host, asked)
+    if chosen and after is not None:
+        assert before is not None
+        assert _ORDER.index(after) <= _ORDER.index(before)
+
+
 @THOROUGHLY
 @given(policies(), requests)
 def test_law_3_a_request_is_granted_as_it_is_or_refused_by_name(
@@ -243,10 +288,21 @@ _HOSTS = st.builds(
     st.sampled_from([(), (27, 100)]))
 
 
+def _can_run(chosen: list[LoadedPolicy], host: HostFacts) -> bool:
+    """Whether a host has a tier that the policies accept, whatever is degraded in it."""
+    granted = _grants({}, chosen)
+    assert granted is not None
+    return host.namespaces or (host.landlock_tier and granted["min_tier"].value == "landlock")
+
+
 @THOROUGHLY
 @given(policies(least=1), _HOSTS)
 def test_law_4_every_control_is_enforced_replaced_or_degraded_with_a_reason(
         chosen: list[LoadedPolicy], host: Any) -> None:
+    if not _can_run(chosen, host):
+        with pytest.raises(HostUnsupported, match="min_tier: "):
+            decide(workload(), chosen, host)
+        return
     decision = decide(workload(), chosen, host)
     assert [c.control for c in decision.controls] == [c.id for c in CONTROLS]
     for decided in decision.controls:
@@ -260,7 +316,10 @@ def test_law_4_every_control_is_enforced_replaced_or_degraded_with_a_reason(
 @given(policies(least=1), _HOSTS)
 def test_law_4_a_policy_can_forbid_every_degradation(
         chosen: list[LoadedPolicy], host: Any) -> None:
-    strict = policy("strict", {}, host=dict.fromkeys(BY_ID, ("refuse", "strict.yaml:1")))
+    if not _can_run(chosen, host):
+        return
+    strict = policy("strict", {"min_tier": "landlock"},
+                    host=dict.fromkeys(BY_ID, ("refuse", "strict.yaml:1")))
     lacking = {c.control for c in decide(workload(), chosen, host).controls
                if c.enforcement.kind == "degraded"}
     if lacking:

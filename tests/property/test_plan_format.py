@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from hardrun.cli.render import printable
 from hardrun.errors import PlanError
-from hardrun.plan.format import Artefact, Plan, decode, encode, pack, unpack
+from hardrun.plan.format import MAXIMUM_SIZE, Artefact, Plan, decode, encode, pack, unpack
 from hardrun.plan.schema import BY_NAME, OPERATIONS, Kind, Operation, OperationType, Unsafe
 from hardrun.plan.show import load_plan, show
 
@@ -66,6 +66,14 @@ def test_an_artefact_is_found_behind_any_program(operations: list[Operation], de
     artefact = Artefact(encode(operations), decision, tuple(fallback))
     assert unpack(program + pack(artefact)) == artefact
     assert load_plan(program + pack(artefact)) == decode(artefact.plan)
+
+
+def test_a_decision_that_would_fill_the_memory_is_refused() -> None:
+    image = pack(Artefact(encode([]), bytes(MAXIMUM_SIZE + 1)))
+    assert len(image) < MAXIMUM_SIZE // 500
+    with pytest.raises(PlanError, match="another size"):
+        unpack(image)
+    assert unpack(pack(Artefact(encode([]), bytes(MAXIMUM_SIZE)))).decision == bytes(MAXIMUM_SIZE)
 
 
 @settings(max_examples=100)

@@ -1,0 +1,87 @@
+"""What a system call may answer, by the ERRORS sections of the manual pages (section 2).
+
+EPERM and ENOMEM besides where a page has them not: an LSM, a filter around the sandbox or a kernel
+short of memory answers so to any call. Left out is EFAULT, which only the caller's mistake brings,
+and EINTR: where these calls are made every signal is blocked or deadly.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+_EVERY = "EPERM ENOMEM"
+_PATH = "EACCES ELOOP ENAMETOOLONG ENOENT ENOTDIR EIO"
+_NEW = "EMFILE ENFILE"
+
+ERRNOS: Mapping[str, tuple[str, ...]] = {name: tuple(f"{_EVERY} {text}".split()) for name, text in {
+    "bind": "EACCES EADDRINUSE EINVAL EADDRNOTAVAIL",
+    "capset": "EINVAL",
+    "chdir": _PATH,
+    "clone": "EAGAIN EINVAL ENOSPC EUSERS",
+    "clone3": "EAGAIN EINVAL ENOSPC EUSERS EBUSY EOPNOTSUPP EACCES ENOSYS",
+    "close_range": "EINVAL EMFILE ENOSYS",
+    "connect": "EACCES EAGAIN ECONNREFUSED ENOENT",
+    "dup2": "EBADF EBUSY EMFILE",
+    "execve": f"{_PATH} E2BIG EAGAIN EINVAL EISDIR ELIBBAD ENOEXEC ETXTBSY {_NEW}",
+    "fchdir": "EACCES EBADF ENOTDIR EIO",
+    "fchmodat": f"{_PATH} EROFS",
+    "fcntl": "EBADF EINVAL EMFILE",
+    "fsconfig": "EACCES EBUSY EINVAL EOPNOTSUPP ENOSPC",
+    "fsmount": f"EBUSY EINVAL ENODEV EACCES {_NEW}",
+    "fsopen": f"EINVAL ENODEV ENOSYS {_NEW}",
+    "fstat": "EBADF EIO EOVERFLOW",
+    "fstatfs": "EBADF EIO ENOSYS",
+    "getcwd": "EACCES ENOENT ERANGE",
+    "getdents64": "EBADF ENOENT ENOTDIR",
+    "getgroups": "EINVAL",
+    "getrandom": "EAGAIN ENOSYS",
+    "getrlimit": "EINVAL",
+    "getsockopt": "EBADF EINVAL",
+    "ioctl": "EBADF EINVAL ENOTTY EIO ENODEV",
+    "ioprio_get": "EINVAL ESRCH",
+    "ioprio_set": "EINVAL ESRCH",
+    "keyctl": "EACCES EDQUOT EINVAL EKEYEXPIRED EKEYREVOKED ENOKEY ENOSYS",
+    "landlock_add_rule": "EAFNOSUPPORT EOPNOTSUPP EINVAL EBADF EBADFD",
+    "landlock_create_ruleset": "EOPNOTSUPP EINVAL E2BIG ENOMSG ENOSYS",
+    "landlock_restrict_self": "EOPNOTSUPP EINVAL EBADF EBADFD E2BIG",
+    "lstat": f"{_PATH} EOVERFLOW",
+    "mkdir": f"{_PATH} EEXIST EDQUOT EMLINK ENOSPC EROFS",
+    "mkdirat": f"{_PATH} EEXIST EDQUOT EMLINK ENOSPC EROFS EBADF",
+    "mmap": "EACCES EAGAIN ENFILE EINVAL",
+    "mount": f"{_PATH} EBUSY EINVAL EMFILE ENODEV",
+    "mount_setattr": "EBADF EBUSY EINVAL ENOENT ENOTDIR ENOSYS EROFS",
+    "move_mount": "EACCES EBUSY EINVAL ELOOP ENOENT ENOTDIR ENOSPC",
+    "open_tree": f"{_PATH} EBADF EINVAL ENOSPC {_NEW}",
+    "openat": f"{_PATH} EBUSY EEXIST EISDIR ENODEV ENOSPC ENXIO EOVERFLOW EROFS ETXTBSY {_NEW}",
+    "openat2": f"{_PATH} EAGAIN EXDEV EINVAL E2BIG EEXIST EISDIR ENOSPC ENOSYS EROFS {_NEW}",
+    "personality": "EINVAL",
+    "pipe2": f"EINVAL {_NEW}",
+    "pivot_root": "EBUSY EINVAL ENOTDIR",
+    "prctl": "EACCES EBUSY EINVAL ENXIO EOPNOTSUPP",
+    "read": "EAGAIN EBADF EINVAL EIO EISDIR",
+    "recvfrom": "EAGAIN EBADF ECONNREFUSED ENOTCONN",
+    "recvmsg": "EAGAIN EBADF ECONNREFUSED ENOTCONN",
+    "renameat2": f"{_PATH} EEXIST ENOTEMPTY EINVAL",
+    "rt_sigaction": "EINVAL",
+    "rt_sigprocmask": "EINVAL",
+    "sched_getscheduler": "EINVAL ESRCH",
+    "sched_setscheduler": "EINVAL ESRCH",
+    "seccomp": "EACCES EBUSY EINVAL ENOSYS EOPNOTSUPP ESRCH",
+    "sendmsg": "EAGAIN EBADF ECONNRESET EMSGSIZE ENOBUFS ENOTCONN EPIPE",
+    "sendto": "EAGAIN EBADF ECONNRESET EMSGSIZE ENOBUFS ENOTCONN EPIPE",
+    "setgroups": "EINVAL",
+    "sethostname": "EINVAL",
+    "setpriority": "EACCES EINVAL ESRCH",
+    "setresgid": "EAGAIN EINVAL",
+    "setresuid": "EAGAIN EINVAL",
+    "setrlimit": "EINVAL",
+    "setsid": "",
+    "setsockopt": "EBADF EINVAL ENOPROTOOPT",
+    "socket": f"EACCES EAFNOSUPPORT EINVAL ENOBUFS EPROTONOSUPPORT {_NEW}",
+    "socketpair": f"EAFNOSUPPORT EPROTONOSUPPORT {_NEW}",
+    "symlinkat": f"{_PATH} EEXIST EDQUOT ENOSPC EROFS",
+    "umount2": "EAGAIN EBUSY EINVAL ENOENT",
+    "unlinkat": f"{_PATH} EBUSY EISDIR ENOTEMPTY EROFS",
+    "unshare": "EINVAL ENOSPC EUSERS",
+    "write": "EAGAIN EBADF EDQUOT EFBIG EINVAL EIO ENOSPC EPIPE",
+}.items()}
