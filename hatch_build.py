@@ -54,6 +54,7 @@ class BuildHook(BuildHookInterface[Any]):
         if self.target_name != "wheel":
             return
         executor = build_executor()
+        build_data_of_hatch["shared_scripts"][str(executor)] = "hardrun"
         if version == "editable":
             return
         generated = ROOT / "build" / "data"

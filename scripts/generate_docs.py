@@ -1,4 +1,4 @@
-"""Writes the generated parts of docs/: what stands after ``<!-- generated: NAME -->``.
+"""Writes the generated parts of docs/, after ``<!-- generated: NAME -->``, and the profiles.
 
 ``generate_docs.py`` writes; with ``--check`` it tells what is not current and exits with 1.
 """
@@ -12,13 +12,19 @@ from pathlib import Path
 
 import click
 
+from hardrun.audit.facts import FACTS
+from hardrun.audit.rules import SETS, VERSIONS, catalogue, select
+from hardrun.audit.score import WEIGHTS
 from hardrun.cli.main import group
 from hardrun.data import data_directory
 from hardrun.plan.schema import OPERATIONS, Unsafe
 from hardrun.policy.load import read_builtin
 from hardrun.policy.reference import page
+from hardrun.profile import apparmor, selinux
+from scripts import host_pages
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
+PROFILES = DOCS.parent / "profiles"
 _PART = re.compile(r"(<!-- generated: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 _UNSAFE = {
     "NO_SECCOMP": "no system call filter",
@@ -31,6 +37,7 @@ _UNSAFE = {
     "NO_SESSION": "the caller's session and terminal stay",
     "NO_BOUNDING_DROP": "the bounding set stays",
     "SHARED_NETWORK": "the host's network",
+    "NO_NAMESPACES": "the landlock tier: no namespace at all",
 }
 
 
@@ -93,9 +100,47 @@ def reference() -> Iterator[str]:
     yield from lines[next(n for n, line in enumerate(lines) if line.startswith("## ")):]
 
 
+def rules() -> Iterator[str]:
+    """A row for each rule of an audit."""
+    yield _row("rule", "severity (unsaid)", "what", "why", "occurs in", "standards", "elsewhere")
+    yield _row(*["---"] * 7)
+    for rule in catalogue():
+        standards = "; ".join(f"{name.upper()} {', '.join(ids)}"
+                              for name, ids in sorted(rule.standards.items()))
+        severity = rule.severity if rule.severity == rule.absent else \
+            f"{rule.severity} ({rule.absent})"
+        likely = "" if rule.confidence == "certain" else ", likely"
+        yield _row(f"`{rule.id}`", severity + likely, rule.title, f"{rule.why} {rule.fix}",
+                   ", ".join(sorted(rule.occurs)), standards, ", ".join(sorted(rule.foreign)))
+
+
+def rule_sets() -> Iterator[str]:
+    """A row for each set of rules."""
+    yield _row("set", "version", "what", "rules")
+    yield _row(*["---"] * 4)
+    for name, meaning in SETS.items():
+        yield _row(f"`{name}`", VERSIONS.get(name, ""), meaning, len(select(catalogue(), [name])))
+
+
+def weights() -> Iterator[str]:
+    """A row for each weight of the exposure score."""
+    yield _row("severity", "weight")
+    yield _row("---", "---")
+    yield from (_row(name, weight) for name, weight in WEIGHTS.items())
+
+
+def facts() -> Iterator[str]:
+    """A row for each fact that rules can bound beside the controls."""
+    yield _row("fact", "meaning")
+    yield _row("---", "---")
+    yield from (_row(f"`{fact.id}`", fact.meaning) for fact in FACTS)
+
+
 PARTS: Mapping[str, Callable[[], Iterator[str]]] = {
     "operations": operations, "unsafe": unsafe, "commands": commands, "policies": policies,
-    "reference": reference}
+    "rules": rules, "sets": rule_sets, "weights": weights, "facts": facts,
+    "reference": reference, "causes": host_pages.causes,
+    "distributions": host_pages.distributions}
 
 
 def regenerate(text: str) -> str:
@@ -103,16 +148,24 @@ def regenerate(text: str) -> str:
     return _PART.sub(lambda m: m[1] + "\n".join(PARTS[m[2]]()) + "\n" + m[3], text)
 
 
-def main() -> int:
-    """Write or check every page."""
-    stale = []
+def _written() -> Iterator[tuple[Path, str]]:
+    """Every file with a generated part, as it has to be."""
     for path in sorted(DOCS.glob("*.md")):
-        text = path.read_text(encoding="utf-8")
-        new = regenerate(text)
-        if new != text:
+        yield path, regenerate(path.read_text(encoding="utf-8"))
+    for name in (*(apparmor.PREFIX + policy for policy in apparmor.SHIPPED), apparmor.EXECUTOR):
+        yield PROFILES / "apparmor" / name, apparmor.shipped_text(name)
+    for policy in selinux.SHIPPED:
+        yield PROFILES / "selinux" / f"hardrun-{policy}.cil", selinux.policy_module(policy)
+
+
+def main() -> int:
+    """Write or check every page and profile."""
+    stale = []
+    for path, text in _written():
+        if not path.exists() or path.read_text(encoding="utf-8") != text:
             stale.append(path.name)
             if "--check" not in sys.argv:
-                path.write_text(new, encoding="utf-8")
+                path.write_text(text, encoding="utf-8")
     if "--check" in sys.argv and stale:
         print(f"not current: {', '.join(stale)}; make docs", file=sys.stderr)
         return 1

@@ -11,20 +11,41 @@ from typing import NamedTuple
 
 import pytest
 
+import hardrun
+from tests.vm import outcomes
+from tests.vm.machines import MACHINES
+
 ROOT = Path(__file__).resolve().parent.parent
 SANDBOX_TESTS = ROOT / "tests" / "sandbox"
 PATIENCE = 10.0  # seconds until a process that should be gone counts as left behind
+MACHINE = os.environ.get("HARDRUN_VM", "")  # the virtual machine that this runs in (tests/vm)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Write down what becomes of each test, where somebody asked for that."""
+    recorder = outcomes.recorder()
+    if recorder:
+        config.pluginmanager.register(recorder)
+
+
+def _belongs_here(item: pytest.Item) -> bool:
+    """Tests for a machine run in it alone, and nothing else does there."""
+    machines = [name for mark in item.iter_markers("vm") for name in mark.args]
+    unknown = set(machines) - set(MACHINES)
+    if unknown:
+        raise pytest.UsageError(f"{item.nodeid}: no machine {', '.join(sorted(unknown))}")
+    if machines or MACHINE:
+        return MACHINE in machines
+    return os.geteuid() == 0 or not item.get_closest_marker("root")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Mark what starts sandboxes; leave root's tests out where nobody could run them."""
+    """Mark what starts sandboxes; leave out what is for another user or another machine."""
     for item in items:
         if SANDBOX_TESTS in item.path.parents:
             item.add_marker(pytest.mark.sandbox)
-    if os.geteuid() != 0:
-        dropped = [item for item in items if item.get_closest_marker("root")]
-        config.hook.pytest_deselected(items=dropped)
-        items[:] = [item for item in items if not item.get_closest_marker("root")]
+    config.hook.pytest_deselected(items=[item for item in items if not _belongs_here(item)])
+    items[:] = [item for item in items if _belongs_here(item)]
 
 
 @pytest.fixture
@@ -36,8 +57,8 @@ def ordinary_user() -> None:
 
 @pytest.fixture(scope="session")
 def executor() -> Path:
-    """The executor as built in this tree."""
-    path = ROOT / "hardrun" / "executor" / "hardrun-exec"
+    """The executor of the hardrun under test: this tree's, or in a machine the wheel's."""
+    path = Path(hardrun.__file__).parent / "executor" / "hardrun-exec"
     if not path.is_file():
         pytest.fail("the executor is not built: make executor")
     return path

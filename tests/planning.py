@@ -36,7 +36,8 @@ _FACT_FIELDS = [name for name, kind in get_type_hints(HostFacts).items() if kind
 def facts(**changes: Any) -> HostFacts:
     """A host that has everything but AppArmor, SELinux and cgroups, and whoever runs the test."""
     values: dict[str, Any] = dict.fromkeys(_FACT_FIELDS, YES)
-    lacking = ("apparmor", "selinux", "cgroup", "newuidmap", "newgidmap", "id_ranges")
+    lacking = ("apparmor", "selinux", "cgroup", "cgroup_delegation", "newuidmap", "newgidmap",
+               "id_ranges")
     values |= dict.fromkeys(lacking, NO)
     limits = {name: resource.getrlimit(getattr(resource, name))[1]
               for name in dir(resource) if name.startswith("RLIMIT_")}

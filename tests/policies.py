@@ -26,8 +26,8 @@ def facts(**changes: Any) -> HostFacts:
     values |= {
         "kernel_release": "6.12.1", "architecture": "x86_64", "boot_id": "boot", "uid": 1000,
         "gid": 1000, "user_name": "user", "home": HOME, "landlock_abi": 6, "apparmor": NO,
-        "selinux": NO, "cgroup": NO, "subordinate_uids": ((100000, 65536),),
-        "subordinate_gids": ((100000, 65536),)}
+        "selinux": NO, "cgroup": NO, "cgroup_delegation": NO,
+        "subordinate_uids": ((100000, 65536),), "subordinate_gids": ((100000, 65536),)}
     return HostFacts(**{**values, **changes})
 
 

@@ -111,6 +111,15 @@ def test_every_control_is_on_the_page_of_policies() -> None:
     assert not [c.id for c in CONTROLS if f"`{c.place}`" not in page]
 
 
-@pytest.mark.parametrize("name", sorted(p.stem for p in files(".yaml", below="policies")))
+def test_every_rule_fact_and_set_of_audits_is_on_its_page() -> None:
+    from hardrun.audit.facts import FACTS
+    from hardrun.audit.rules import SETS, catalogue
+
+    page = (ROOT / "docs/audit.md").read_text(encoding="utf-8")
+    names = [*(rule.id for rule in catalogue()), *(fact.id for fact in FACTS), *SETS]
+    assert not [name for name in names if f"`{name}`" not in page]
+
+
+@pytest.mark.parametrize("name", sorted(p.stem for p in (ROOT / "policies").glob("*.yaml")))
 def test_every_policy_that_ships_is_on_the_page_of_policies(name: str) -> None:
     assert f"`{name}`" in (ROOT / "docs/policy.md").read_text(encoding="utf-8")

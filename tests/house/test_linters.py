@@ -56,3 +56,11 @@ def test_the_compilers_analysis_of_the_executor_finds_nothing() -> None:
 @pytest.mark.skipif(not shutil.which("gcc"), reason="gcc is not installed")
 def test_the_executor_builds_with_sanitizers() -> None:
     _clean("make", "-s", "-C", "hardrun/executor", f"PYTHON={sys.executable}", "sanitize")
+
+
+@pytest.mark.skipif(not shutil.which("musl-gcc"), reason="musl-gcc is not installed")
+@pytest.mark.parametrize("name", ["probe", "floor"])
+def test_the_compiler_has_nothing_to_say_of_the_benchmarks_programs(name: str) -> None:
+    _clean("musl-gcc", "-std=c11", "-D_GNU_SOURCE", "-Wall", "-Wextra", "-Werror", "-Wshadow",
+           "-Wformat=2", "-Wmissing-prototypes", "-Wconversion", "-fanalyzer", "-O2", "-c", "-o",
+           "/dev/null", "-I", "hardrun/executor", f"hardrun/bench/{name}.c")

@@ -8,9 +8,10 @@ import hardrun
 from hardrun import errors
 
 PUBLIC = [
-    "BadInput", "CommandNotExecutable", "CommandNotFound", "Decision", "ExecutorError",
-    "HardrunError", "HostUnsupported", "Options", "PlanError", "PolicyError", "PolicyRefused",
-    "Prepared", "Result", "Usage", "explain", "prepare", "run", "run_async",
+    "BadInput", "CommandNotExecutable", "CommandNotFound", "CommandOptions", "Decision",
+    "ExecutorError", "HardrunError", "HostUnsupported", "Options", "PlanError", "PolicyError",
+    "PolicyRefused", "Pool", "Prepared", "Process", "Result", "Sandbox", "Usage", "explain",
+    "prepare", "run", "run_async",
 ]
 CODES = {
     "HardrunError": ("hardrun", 125), "BadInput": ("bad-input", 125),

@@ -11,6 +11,8 @@ import pytest
 
 from tests.house.tree import ROOT
 
+USER = os.environ.get("HARDRUN_TEST_USER", "hardrun-test")
+
 pytestmark = pytest.mark.root
 
 
@@ -26,7 +28,7 @@ def test_the_command_is_an_ordinary_users_in_a_copy_that_is_gone_afterwards() ->
     assert int(uid) != 0
     assert len(groups.split()) >= 3, "supplementary groups are there to be dropped"
     assert int(capabilities.split()[1], 16) == 0
-    assert owner == "hardrun-test"
+    assert owner == USER
     assert {"Makefile", "hardrun", "tests"} <= set(names)
     assert not Path(directory).exists()
 
@@ -40,7 +42,7 @@ def test_nothing_of_roots_environment_gets_there() -> None:
 def test_the_user_has_ranges_of_subordinate_ids() -> None:
     for path in ("/etc/subuid", "/etc/subgid"):
         _as_ordinary_user("true")
-        assert "hardrun-test:" in Path(path).read_text(encoding="ascii")
+        assert f"{USER}:" in Path(path).read_text(encoding="ascii")
 
 
 def test_the_status_is_the_commands_own() -> None:

@@ -45,6 +45,11 @@ def test_the_wheel_carries_everything_that_is_not_source(wheel: Path) -> None:
     assert not [n for n in names if n.endswith((".c", ".h", ".o")) and "operations" in n]
 
 
+def test_the_wheel_has_what_benchmarks_are_compiled_from(wheel: Path) -> None:
+    names = zipfile.ZipFile(wheel).namelist()
+    assert {"hardrun/bench/probe.c", "hardrun/bench/floor.c", "hardrun/executor/uapi.h"} <= {*names}
+
+
 def test_the_executor_in_the_wheel_is_executable(wheel: Path) -> None:
     entry = zipfile.ZipFile(wheel).getinfo("hardrun/executor/hardrun-exec")
     assert entry.external_attr >> 16 & 0o111 == 0o111
@@ -69,6 +74,9 @@ def test_an_installed_wheel_runs_a_sandbox_with_no_compiler(wheel: Path, tmp_pat
     if installed.returncode != 0 and "No matching distribution" in installed.stderr:
         pytest.skip("no package index to install the dependencies from")
     assert installed.returncode == 0, installed.stderr
-    done = subprocess.run([str(environment / "bin" / "hardrun"), "run", "--", "/usr/bin/true"],
-                          env=bare, cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    for _ in range(2):
+        done = subprocess.run([str(environment / "bin" / "hardrun"), "run", "--", "/usr/bin/true"],
+                              env=bare, cwd=tmp_path, capture_output=True, text=True, check=False)
+        assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+        # What is decided and stored starts without its other half.
+        (environment / "bin" / "hardrun-cli").unlink(missing_ok=True)

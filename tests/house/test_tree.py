@@ -24,7 +24,7 @@ UNFINISHED = re.compile(r"#\s*(TO[D]O|FIX[M]E|XX[X])|raise NotImplemented[E]rror
 @pytest.mark.parametrize("name", [
     "README.md", "LICENSE", "SECURITY.md", "CHANGELOG.md", "docs/threat-model.md",
     "docs/architecture.md", "docs/errors.md", "docs/executor.md", "docs/plan-format.md",
-    "docs/policy.md", "docs/cli.md"])
+    "docs/policy.md", "docs/cli.md", "docs/testing.md"])
 def test_a_page_that_people_look_for_exists(name: str) -> None:
     assert (ROOT / name).is_file()
 

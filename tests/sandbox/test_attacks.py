@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 import hardrun
 from hardrun.kernel.seccomp import tables
+from tests.installed import HARDRUN
 
 ROOT = Path(__file__).resolve().parents[2]
 PYTHON = "/usr/bin/python3"
@@ -30,7 +31,7 @@ class User:
     def hardrun(self, *words: str) -> subprocess.CompletedProcess[str]:
         environment = {"HOME": str(self.home), "PATH": "/usr/bin:/bin", "LANG": "C.UTF-8",
                        "PYTHONPATH": str(ROOT)}
-        return subprocess.run([sys.executable, "-P", "-m", "hardrun", *words],
+        return subprocess.run([HARDRUN, *words],
                               cwd=self.work, env=environment, stdin=subprocess.DEVNULL,
                               capture_output=True, text=True, check=False)
 
@@ -115,3 +116,33 @@ def test_a_signal_of_the_workload_to_pid_1_is_not_taken_for_the_parent_s() -> No
     result = hardrun.run([PYTHON, "-c", script.replace("NUMBER", str(number))],
                          capture_output=True, text=True, check=False)
     assert (result.returncode, result.stdout) == (0, "0\n")
+
+
+MODE_3 = """
+import errno, fcntl, json, os, struct, sys
+found = {}
+def attempt(name, action):
+    try:
+        action(os.open(sys.argv[1], 3 | (os.O_TRUNC if name == "truncate" else 0)))
+        found[name] = "through"
+    except OSError as error:
+        found[name] = errno.errorcode[error.errno]
+attempt("open", os.close)
+attempt("attribute", lambda fd: os.setxattr(fd, "user.a", b""))
+attempt("group", lambda fd: os.fchown(fd, -1, os.getgid()))
+attempt("flags", lambda fd: fcntl.ioctl(fd, 0x40086602, struct.pack("i", 0x40)))
+attempt("truncate", os.close)
+print(json.dumps(found))
+"""
+
+
+def test_what_is_shown_read_only_is_not_changed_through_access_mode_3(tmp_path: Path) -> None:
+    """For such a descriptor Landlock asks for no right (fs/open.c, OPEN_FMODE); the mount does."""
+    file = tmp_path / "file"
+    for access, answer in (("ro", "EROFS"), ("rw", "through")):
+        file.write_text("kept")
+        result = hardrun.run([PYTHON, "-c", MODE_3, str(file)], policy="agent", capture_output=True,
+                             text=True, **{access: [str(tmp_path)]})
+        assert json.loads(result.stdout) == {
+            "open": "through", **dict.fromkeys(("attribute", "group", "flags", "truncate"), answer)}
+        assert file.read_text() == ("kept" if access == "ro" else "")

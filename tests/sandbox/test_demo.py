@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
 from typing import Any
 
 import pytest
+
+from tests.installed import HARDRUN
 
 # Whatever a host forbids an ordinary user already, these it does not: without them the table
 # would show nothing.
@@ -20,7 +21,7 @@ ALWAYS_POSSIBLE = {
 
 @pytest.fixture(scope="module")
 def demonstration() -> tuple[int, list[dict[str, Any]]]:
-    done = subprocess.run([sys.executable, "-m", "hardrun", "demo", "--json"],
+    done = subprocess.run([HARDRUN, "demo", "--json"],
                           capture_output=True, text=True, check=False)
     assert done.stdout, done.stderr
     return done.returncode, json.loads(done.stdout)

@@ -89,10 +89,54 @@ def test_a_reader_that_goes_away_ends_the_writer(program: Program) -> None:
         assert process.wait(timeout=10) == 128 + signal.SIGPIPE
 
 
+def test_output_that_a_full_disk_swallows_is_an_error(program: Program) -> None:
+    """The command knows nothing of it: it has written to a pipe, and ended."""
+    path = program.write(["echo", "lost"])
+    with open("/dev/full", "wb") as full:
+        done = subprocess.run([path], stdout=full, stderr=subprocess.PIPE)
+    assert done.returncode == 125
+    [line] = done.stderr.decode().splitlines()
+    assert line.startswith("hardrun: standard input and output: mode 0: write: ENOSPC (operation ")
+    assert line.endswith(", test, test.yaml:1)")
+
+
+def test_a_directory_is_no_standard_input_even_where_no_descriptor_is_free(
+    program: Program, tmp_path: Path
+) -> None:
+    """CVE-2024-21626: to look at it must not take what may be lacking."""
+    path = program.write(["true"])
+    directory = os.open(tmp_path, os.O_RDONLY | os.O_CLOEXEC)
+    for limit in range(3, 16):
+        limited = f"ulimit -n {limit}; exec {path}"
+        done = subprocess.run(["sh", "-c", limited], stdin=directory, capture_output=True)
+        assert done.returncode == 125, limit
+    os.close(directory)
+    assert b"EISDIR" in done.stderr
+
+
 def test_a_reader_that_stalls_does_not_hold_up_the_timeout(program: Program) -> None:
     path = program.write(["yes"], [operation("timeout", 300)])
     with subprocess.Popen([path], stdout=subprocess.PIPE) as process:
         assert process.wait(timeout=10) == 124
+
+
+@pytest.mark.parametrize("late, status", [(False, 7), (True, 124)])
+def test_a_parent_that_was_stopped_tells_what_happened_meanwhile(
+    program: Program, late: bool, status: int
+) -> None:
+    """A command that ended in its time has not run into the time-out, whenever that is seen."""
+    ending = "sleep 60" if late else "read line; exit 7"
+    path = program.write(["sh", "-c", f"echo ready; {ending}"], [operation("timeout", 500)])
+    with subprocess.Popen([path], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"ready\n"
+        process.send_signal(signal.SIGSTOP)
+        process.stdin.write(b"\n")
+        process.stdin.flush()
+        time.sleep(0.7)  # beyond the time-out
+        process.send_signal(signal.SIGCONT)
+        assert process.wait(60) == status
 
 
 def test_output_taken_back_from_the_pipe_does_not_hold_up_the_timeout(program: Program) -> None:

@@ -109,6 +109,7 @@ def stale_requirements(tmp_path: Path) -> list[Operation]:
         ),
         operation("require_content", "/proc/sys/kernel/osrelease", "1.0"),
         operation("require_ids", 4_000_000, os.getgid(), b""),
+        operation("require_ids", os.getuid(), os.getgid(), struct.pack("<I", 4_000_000)),
         operation("require_hard_limit", 7, 1 << 62),
         operation("require_landlock", 99),
     ]

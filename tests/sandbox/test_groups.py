@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -22,10 +24,18 @@ pytestmark = [
 
 
 def groups_inside(policy: str, **options: object) -> list[str]:
-    """The kernel's word on the groups of a process in the sandbox."""
+    """The kernel's word on the groups of a process in the sandbox, but for its primary one."""
     result = hardrun.run(["grep", "^Groups:", "/proc/self/status"], policy=policy,
                          capture_output=True, text=True, **options)  # type: ignore[call-overload]
-    return str(result.stdout).removeprefix("Groups:").split()
+    groups = str(result.stdout).removeprefix("Groups:").split()
+    return [group for group in groups if int(group) != os.getgid()]
+
+
+def test_the_primary_group_is_one_of_them() -> None:
+    """Who changes the gid stays held to what a file refuses that group (CVE-2022-36109, US-03)."""
+    result = hardrun.run(["id", "-G"], capture_output=True, text=True)
+    status = hardrun.run(["grep", "^Groups:", "/proc/self/status"], capture_output=True, text=True)
+    assert str(status.stdout).split()[1:] == [str(os.getgid())] == str(result.stdout).split()
 
 
 @pytest.mark.parametrize("policy", ["untrusted", "judge", "agent", "build", "contained"])
@@ -70,3 +80,16 @@ def test_a_user_whose_helpers_are_gone_is_refused_and_told_the_fix(
     with pytest.raises(hardrun.HostUnsupported, match="supplementary") as caught:
         hardrun.run(["true"])
     assert "uidmap" in str(caught.value.hint)
+
+
+@pytest.mark.skipif(len(set(os.getgroups()) - {os.getgid()}) < 2, reason="one group alone")
+@pytest.mark.skipif(shutil.which("unshare") is None, reason="needs unshare(1)")
+def test_groups_that_look_alike_in_a_namespace_make_no_plan_stale(tmp_path: Path) -> None:
+    """In a container of its own user every group that is not mapped is the same one (65534)."""
+    program = tmp_path / "program"
+    hardrun = f"{sys.executable} -P -m hardrun"
+    done = subprocess.run(
+        ["unshare", "--user", "--map-root-user", "sh", "-c",
+         f"{hardrun} compile --policy contained -o {program} -- echo ran && {program}"],
+        capture_output=True, text=True, timeout=60, cwd=Path(__file__).parents[2])
+    assert (done.stdout, done.stderr) == ("ran\n", "")

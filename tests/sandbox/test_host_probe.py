@@ -17,6 +17,7 @@ from hardrun.host.attempt import Attempt, ExecutorUnusable, Failure, attempt
 from hardrun.host.probe import probe
 from hardrun.kernel import idmap, landlock
 from hardrun.plan.schema import Operation
+from tests.installed import HARDRUN
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -133,7 +134,7 @@ def test_a_partly_covered_proc_is_told_apart_from_a_refused_mount() -> None:
 
 
 def test_doctor_tells_the_tier_and_exits_with_it() -> None:
-    done = subprocess.run([sys.executable, "-m", "hardrun", "doctor"], cwd=ROOT,
+    done = subprocess.run([HARDRUN, "doctor"], cwd=ROOT,
                           capture_output=True, text=True)
     assert done.stdout.startswith(f"tier {probe().tier}")
     assert done.returncode == (0 if probe().tier == "full" else 1)
@@ -150,3 +151,15 @@ def test_ranges_are_those_of_the_file(file: str, kind: str) -> None:
     facts = probe()
     assert getattr(facts, kind) == idmap.usable(
         idmap.parse_subordinate(text), facts.user_name, facts.uid)
+
+
+@pytest.mark.root
+@pytest.mark.parametrize("value,cause", [("0", ""), ("1", ""), ("2", "memfd-noexec")])
+def test_memory_files_that_can_not_be_executed(value: str, cause: str) -> None:
+    """vm.memfd_noexec belongs to a pid namespace, and only the host's root may write it there."""
+    program = ("from hardrun.host.probe import probe; f = probe().memory_executable;"
+               "print(f.available, f.cause)")
+    script = (f"echo {value} > /proc/sys/vm/memfd_noexec && exec '{sys.executable}' -c '{program}'")
+    done = subprocess.run(["unshare", "--pid", "--fork", "--mount-proc", "sh", "-c", script],
+                          cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == [str(not cause), *cause.split()]

@@ -23,6 +23,7 @@ from hardrun.executor.report import error_of
 from hardrun.plan.schema import Operation as O
 from hardrun.plan.schema import Unsafe
 from hardrun.plan.uapi import Clone, MountAttribute
+from tests.installed import HARDRUN
 
 NAMESPACES = (Clone.CLONE_NEWUSER | Clone.CLONE_NEWNS | Clone.CLONE_NEWPID | Clone.CLONE_NEWNET
               | Clone.CLONE_NEWIPC | Clone.CLONE_NEWUTS)
@@ -272,3 +273,16 @@ def test_descriptors_are_closed_when_there_are_none_left(monkeypatch: pytest.Mon
         finally:
             resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
     assert len(os.listdir("/proc/self/fd")) == used
+
+
+def test_no_sandbox_may_write_the_policy_that_it_is_held_to(tmp_path: Path) -> None:
+    """It would loosen the next run."""
+    own = tmp_path / "project" / "own.yaml"
+    own.parent.mkdir()
+    builtin = Path(__file__).parents[2] / "policies" / "agent.yaml"
+    own.write_text(builtin.read_text().replace("  name: agent\n", "  name: own\n", 1))
+    for access, status in (("--ro", 0), ("--rw", 125)):
+        done = subprocess.run([HARDRUN, "run", "--policy", str(own), access, str(own.parent), "--",
+                               "true"], capture_output=True, text=True, check=False)
+        assert done.returncode == status, done.stderr
+    assert f"the policy {own} would be writable" in done.stderr

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -16,11 +15,19 @@ import pytest
 from hardrun.kernel import procfs
 from hardrun.policy.decision import Decision
 from hardrun.posture.registry import BY_ID
-from hardrun.verify import Check, compare, find_sandbox, observe, verify_process
+from hardrun.verify import (
+    Check,
+    Verification,
+    compare,
+    find_sandbox,
+    observe,
+    verify_at_gate,
+    verify_sandbox,
+)
 from hardrun.verify.find import NotASandbox, Sandbox
+from tests.installed import HARDRUN
 
 ROOT = Path(__file__).resolve().parents[2]
-HARDRUN = [sys.executable, "-m", "hardrun"]
 
 
 class Running(NamedTuple):
@@ -46,7 +53,7 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     (project / "precious").mkdir()
     environment = {k: v for k, v in os.environ.items() if k in ("PATH", "HOME", "PYTHONPATH")}
     process = subprocess.Popen(
-        [*HARDRUN, "run", "--rw", str(project), "--", "sh", "-c",
+        [HARDRUN, "run", "--rw", str(project), "--", "sh", "-c",
          "sleep 600 & echo ready; read line"],
         cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
         env=environment | {"LANG": "C"})
@@ -61,6 +68,11 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
 
 def results(checks: tuple[Check, ...], result: str) -> dict[str, str]:
     return {c.control: f"{c.observed} ({c.evidence})" for c in checks if c.result == result}
+
+
+def answers(running: Running, pid: int) -> tuple[Check, ...]:
+    found = verify_sandbox(running.sandbox, only=pid)
+    return found.processes[0].checks
 
 
 def with_value(decision: Decision, control_id: str, value: Any) -> Decision:
@@ -85,17 +97,21 @@ def test_the_sandbox_is_found_from_any_process_in_it(running: Running) -> None:
 
 
 def test_nothing_differs_in_a_sandbox_as_it_was_decided(running: Running) -> None:
-    for pid in running.sandbox.processes:
-        checks = compare(running.sandbox.decision, observe(pid))
-        assert results(checks, "differs") == {}
-        assert all(c.evidence for c in checks)
+    found = verify_sandbox(running.sandbox)
+    assert [p.pid for p in found.processes] == list(running.sandbox.processes)
+    assert (found.holds, found.missed) == (True, 0)
+    for process in found.processes:
+        assert results(process.checks, "differs") == {}
+        assert all(c.evidence for c in process.checks)
 
 
 def test_what_the_kernel_can_show_is_known(running: Running) -> None:
-    known = results(compare(running.sandbox.decision, observe(running.workload)), "holds")
-    assert {"network", "capabilities", "seccomp", "no_new_privs", "namespaces.shared", "ids.range",
-            "filesystem.readable", "filesystem.writable", "filesystem.proc", "devices", "session",
-            "terminal", "descriptors", "limits.memory", "limits.tmpfs"} <= known.keys()
+    known = results(answers(running, running.workload), "holds")
+    assert {"landlock", "securebits", "keyring", "namespaces.nested", "mandatory",
+            "limits.timeout", "limits.output", "network", "capabilities", "seccomp",
+            "no_new_privs", "namespaces.shared", "ids.range", "filesystem.readable",
+            "filesystem.writable", "filesystem.proc", "devices", "session", "terminal",
+            "descriptors", "limits.memory", "limits.tmpfs"} <= known.keys()
 
 
 STRICTER: list[tuple[str, Any]] = [
@@ -144,7 +160,7 @@ def test_a_process_in_no_sandbox_is_said_to_be_in_none() -> None:
 
 
 def hardrun(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([*HARDRUN, *arguments], cwd=ROOT, capture_output=True, text=True)
+    return subprocess.run([HARDRUN, *arguments], cwd=ROOT, capture_output=True, text=True)
 
 
 def test_the_command_line_tells_that_all_holds(running: Running) -> None:
@@ -174,9 +190,13 @@ def test_a_workload_at_the_gate_is_exactly_as_decided(tmp_path: Path) -> None:
     from hardrun.request import decide
 
     request = decide(["true"], rw=[str(tmp_path)])
-    seen: list[tuple[Check, ...]] = []
+    seen: list[Verification] = []
     finished = start.run(start.Program.of(request), [], capture=True,
-                         at_gate=lambda pid: seen.append(verify_process(pid, request.decision)))
+                         at_gate=lambda pid: seen.append(verify_at_gate(pid)))
     assert finished.returncode == 0
-    assert results(seen[0], "differs") == {}
-    assert {"environment", "umask", "descriptors"} <= results(seen[0], "holds").keys()
+    init, command = seen[0].processes
+    assert results(init.checks, "differs") == results(command.checks, "differs") == {}
+    assert {"environment", "umask", "descriptors", "landlock", "securebits"} \
+        <= results(command.checks, "holds").keys()
+    assert {"landlock", "securebits", "descriptors", "namespaces.shared"} \
+        <= results(init.checks, "holds").keys()

@@ -104,15 +104,6 @@ def test_importing_hardrun_imports_nothing_else() -> None:
         "hardrun"}
 
 
-def test_the_cached_start_imports_nothing_heavy() -> None:
-    lookup = ("sys.argv = ['hardrun', 'run', '--', 'ls']; from hardrun.cli import entry; "
-              "entry._run_stored(sys.argv[1:])")
-    loaded = modules_after(lookup)
-    assert "hardrun.cache" in loaded
-    assert not loaded & {"pydantic", "click", "hashlib", "json", "subprocess", "typing", "re",
-                         "ruamel", "asyncio", "dataclasses", "enum"}
-
-
 def test_public_names_are_there() -> None:
     import hardrun
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+from typing import get_args
 
 import pytest
 
@@ -17,10 +18,11 @@ from hardrun.errors import (
 )
 from hardrun.executor import report
 from hardrun.executor.report import Report, parse
-from hardrun.executor.result import Result
+from hardrun.executor.result import Outcome, Result
 from hardrun.plan.format import encode
 from hardrun.plan.schema import Operation
-from hardrun.policy.decision import Decision
+from hardrun.policy.decision import ControlDecision, Decision
+from hardrun.posture.control import Enforcement
 
 DECISION = Decision(policies=("untrusted",), controls=(), workload={})
 PLAN = encode([Operation("mount_proc", ("/proc", 1), "mounts.proc, untrusted.yaml:12"),
@@ -92,14 +94,61 @@ def test_the_json_report_has_a_version_and_the_digest() -> None:
     assert document["usage"]["max_rss"] == 2 << 20
 
 
+LIMITS = {"limits.memory": 256 << 20, "limits.pids": 64, "limits.cpu_time": 10_000,
+          "limits.timeout": 1500, "limits.output": 1 << 20}
+UNKNOWN = Decision(policies=("untrusted",), controls=(), workload={})
+
+
+def limited(**values: int | None) -> Decision:
+    """A decision about limits, as it is stored: None for unlimited."""
+    given = LIMITS | {f"limits.{name}": value for name, value in values.items()}
+    return Decision(policies=("untrusted",), workload={}, controls=tuple(
+        ControlDecision(control=name, value=value, shown="", decided_by="untrusted.yaml:1",
+                        enforcement=Enforcement(kind="enforced", by=("cgroup",)))
+        for name, value in given.items()))
+
+
+def message(outcome: str, decision: Decision) -> str:
+    got = report.result_of(parse(b"outcome %s\nstarted 1\n" % outcome.encode()), argv=("x",),
+                           returncode=137, decision=decision)
+    return str(report.result_document(got)["message"])
+
+
+@pytest.mark.parametrize("outcome, control, told, bare", [
+    ("memory-limit", "memory", "killed: memory limit 256M", "killed: memory limit"),
+    ("pids-limit", "pids", "processes were refused: pids limit 64",
+     "processes were refused: pids limit"),
+    ("cpu-limit", "cpu_time", "killed: cpu time limit 10s", "killed: cpu time limit"),
+    ("timeout", "timeout", "killed: time-out 1500ms", "killed: time-out"),
+    ("output-limit", "output", "killed: output limit 1M", "killed: output limit")])
+def test_what_ended_it_is_told_with_the_limit_as_a_flag_says_it(outcome: str, control: str,
+                                                                told: str, bare: str) -> None:
+    assert message(outcome, limited()) == told
+    assert message(outcome, UNKNOWN) == bare
+    # an outer container's limit, for one, which the kernel counts in the sandbox's group as well
+    assert message(outcome, limited(**{control: None})) == bare
+
+
+@pytest.mark.parametrize("outcome", ["exited", "signaled", "cancelled", "internal"])
+def test_what_ends_by_itself_needs_no_message(outcome: str) -> None:
+    assert message(outcome, limited()) == ""
+
+
+def test_every_outcome_of_a_limit_has_a_message() -> None:
+    ends = {name for name in get_args(Outcome) if name.endswith("-limit") or name == "timeout"}
+    assert {name for name in get_args(Outcome) if message(name, limited())} == ends
+
+
 @pytest.mark.parametrize("error, outcome", [
     (PolicyRefused("limits.memory"), "refused"),
-    (HostUnsupported("no user namespaces", fact="user_namespaces"), "unsupported"),
+    (HostUnsupported("no user namespaces", fact="user_namespaces", cause="outer-seccomp"),
+     "unsupported"),
     (BadInput("--ro"), "internal"),
 ])
 def test_a_run_that_never_started_has_a_verdict_too(error: BadInput, outcome: str) -> None:
     document = report.error_document(error)
     assert (document["outcome"], document["returncode"]) == (outcome, 125)
+    assert document["error"]["cause"] == ("outer-seccomp" if outcome == "unsupported" else "")
     assert b"\nstatus:XX\n" in b"\n" + report.as_isolate(document)
 
 

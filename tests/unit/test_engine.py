@@ -10,10 +10,11 @@ from typing import Any
 import pytest
 
 from hardrun.errors import BadInput, HostUnsupported, PlanError, PolicyRefused
+from hardrun.host.facts import Fact
 from hardrun.policy.decision import Decision
 from hardrun.policy.engine import Asked, Places, decide, grant, place
 from hardrun.workload.model import Environment
-from tests.policies import HOME, NO, PROJECT, facts, mount, policy, shipped, workload
+from tests.policies import HOME, NO, PROJECT, YES, facts, mount, policy, shipped, workload
 
 UNTRUSTED = shipped().policies
 
@@ -138,19 +139,43 @@ def test_groups_that_can_not_be_dropped_refuse_untrusted_and_degrade_build() -> 
     host = facts(supplementary_groups=(27,), newgidmap=NO)
     with pytest.raises(HostUnsupported) as caught:
         decide(workload(), UNTRUSTED, host)
-    assert caught.value.fact == "supplementary_groups"
-    assert caught.value.hint == NO.fix
+    assert caught.value.fact == "newgidmap"
+    assert caught.value.cause == NO.cause
+    assert str(caught.value.hint).startswith(NO.fix)
+    assert "a policy that accepts this: " in str(caught.value.hint)
     decision = decide(workload(), shipped("build").policies, host)
     assert decision.control("ids.supplementary_groups").enforcement.kind == "degraded"
+
+
+def test_no_policy_is_proposed_where_a_limit_was_demanded() -> None:
+    """None would take it: what a request names is refused wherever nothing enforces it."""
+    host = facts(cgroup=NO, cgroup_delegation=NO)
+    with pytest.raises(HostUnsupported, match=r"limits\.cpus") as caught:
+        decide(workload(limits={"cpus": 500}), UNTRUSTED, host)
+    assert "a policy that accepts this" not in str(caught.value.hint)
 
 
 def test_a_host_without_user_namespaces_is_refused_with_the_fix() -> None:
     with pytest.raises(HostUnsupported, match="no user namespace: EPERM") as caught:
         decide(workload(), UNTRUSTED, facts(user_namespaces=NO))
-    assert caught.value.hint == NO.fix
+    assert str(caught.value.hint).startswith(f"{NO.fix}; or a policy that accepts the landlock")
     # One cause takes a dozen controls with it: it is told once, in a line that can be read.
     assert str(caught.value).count("no user namespace: EPERM") == 1
-    assert "more: no user namespace" in str(caught.value)
+    assert caught.value.controls == ("min_tier",)
+    assert caught.value.fact == "user_namespaces"
+
+
+def test_one_cause_is_told_once_whatever_it_takes_with_it() -> None:
+    gone = Fact(available=False, detail="not tried: Too many open files", fix="ulimit -n 64",
+                layer="limit of open files", cause="open-files")
+    names = ("user_namespaces", "mount_namespace", "network_namespace", "seccomp", "pid_namespace")
+    lacking = dict.fromkeys(names, gone)
+    with pytest.raises(HostUnsupported) as caught:
+        decide(workload(), UNTRUSTED, facts(**lacking))
+    assert str(caught.value).count("Too many open files") == 1
+    assert "(limit of open files)" in str(caught.value)
+    assert caught.value.hint == "ulimit -n 64"
+    assert caught.value.cause == "open-files"
 
 
 def test_a_danger_that_is_used_is_in_the_decision_with_its_reason() -> None:
@@ -210,3 +235,17 @@ def test_a_root_file_system_that_shows_a_known_way_out_is_refused(rootfs: str) -
     "/srv/image", f"{HOME}/images/alpine", "/var/lib/containers/storage/overlay/1/merged"])
 def test_an_image_is_a_root_file_system(rootfs: str) -> None:
     assert decide(workload(rootfs=rootfs), UNTRUSTED, facts())
+
+
+def test_a_limit_that_is_asked_for_and_that_nothing_enforces_is_refused() -> None:
+    """The policy accepts that its own limit of CPUs is degraded; who says --cpus means it."""
+    lacking = facts(cgroup=NO, cgroup_controllers=())
+    chosen = shipped("untrusted").policies
+    decided = decide(workload(), chosen, lacking)
+    assert decided.control("limits.cpus").enforcement.by == ()
+    with pytest.raises(HostUnsupported) as refused:
+        decide(workload(limits={"cpus": 500}), chosen, lacking)
+    assert refused.value.controls == ("limits.cpus",)
+    able = facts(cgroup=YES, cgroup_controllers=("cpu",))
+    granted = decide(workload(limits={"cpus": 500}), chosen, able).control("limits.cpus")
+    assert granted.enforcement.by == ("cgroup:cpu.max",)

@@ -7,8 +7,8 @@ from dataclasses import FrozenInstanceError
 
 import pytest
 
-from hardrun.host.cgroup import own_directory
 from hardrun.host.facts import Fact, HostFacts, kernel_version
+from hardrun.kernel.cgroups import directory_of
 from hardrun.values import load, plain
 from tests.planning import NO, facts
 
@@ -55,4 +55,4 @@ def test_a_release_has_a_version(release: str, version: tuple[int, int]) -> None
     ("9:memory:/x", "/", "/sys/fs/cgroup"),
 ])
 def test_the_own_group_lies_below_the_mount(cgroups: str, root: str, directory: str) -> None:
-    assert own_directory(cgroups, "/sys/fs/cgroup", root) == directory
+    assert directory_of(cgroups, "/sys/fs/cgroup", root) == directory

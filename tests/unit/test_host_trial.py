@@ -68,11 +68,24 @@ def test_a_clone_that_fails_for_one_namespace_names_it() -> None:
 
 
 def test_a_clone_that_always_fails_ends_the_trial() -> None:
-    assert failures(lambda o: o.name == "clone") == {"clone"}
+    # not even into no namespace at all: then the filters could not be tried either
+    assert failures(lambda o: o.name == "clone") == {
+        "clone", "landlock_ruleset", "landlock_path", "landlock_restrict", "load_seccomp"}
+
+
+def test_without_namespaces_the_filters_are_tried_by_themselves() -> None:
+    def no_namespaces(operation: Operation) -> bool:
+        return operation.name == "clone" and operation.values != (0,)
+
+    assert failures(no_namespaces) == {"clone"}
+    assert failures(lambda o: no_namespaces(o) or o.name == "load_seccomp") == {
+        "clone", "load_seccomp"}
+    assert failures(lambda o: no_namespaces(o) or o.name == "landlock_restrict") == {
+        "clone", "landlock_restrict"}
 
 
 def test_a_clone_that_fails_now_and_then_does_not_go_on_for_ever() -> None:
-    answers = iter([Failure("clone", errno.EAGAIN), *[None] * 5])
+    answers = iter([Failure("clone", errno.EAGAIN), *[None] * 6])
     found = trial.explore(lambda operations: next(answers), next(answers), landlock=True)
     assert set(found) == {"clone"}
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,14 +13,21 @@ from hardrun.errors import BadInput, HostUnsupported, PlanError, PolicyRefused
 from hardrun.kernel.landlock import FilesystemAccess, filesystem_access
 from hardrun.plan.compile import PlannedRun, compile_plan
 from hardrun.plan.format import decode, encode
-from hardrun.plan.schema import BindFlag, StandardIO, Unsafe
+from hardrun.plan.late import assign_ids
+from hardrun.plan.schema import BindFlag, Operation, StandardIO, Unsafe
 from hardrun.plan.uapi import Clone, MountAttribute, Resource
+from hardrun.state.ranges import Wish
 from tests.planning import YES, decision, facts, named, plan, workload
 
 HELPERS = {"id_ranges": YES,
            "newuidmap": replace(YES, detail="/usr/bin/newuidmap"),
            "newgidmap": replace(YES, detail="/usr/bin/newgidmap"),
            "subordinate_uids": ((100000, 65536),), "subordinate_gids": ((200000, 65536),)}
+
+
+def maps(operations: Sequence[Operation]) -> list[list[str]]:
+    return [str(bytes(o.values[1]), "ascii").split("\0")[:-1]  # type: ignore[arg-type]
+            for o in operations if o.name == "write_id_map_helper"]
 
 
 def limits(planned: PlannedRun) -> dict[object, tuple[object, object]]:
@@ -91,7 +99,7 @@ def test_limits_become_resource_limits_and_never_exceed_the_hard_ones() -> None:
     assert found[Resource.RLIMIT_NOFILE] == (512, 512)
     assert found[Resource.RLIMIT_DATA] == (1 << 30, 1 << 30)
     assert found[Resource.RLIMIT_CPU] == (60, 61)
-    assert found[Resource.RLIMIT_CORE] == (0, 0)
+    assert found[Resource.RLIMIT_CORE] == (1, 1)  # at 0 a core still goes to a program
     assert Resource.RLIMIT_FSIZE not in found  # unlimited
 
 
@@ -108,12 +116,27 @@ def test_a_single_id_is_mapped_without_helpers() -> None:
 
 def test_supplementary_groups_are_dropped_by_newgidmap() -> None:
     planned = plan(host=facts(uid=1000, gid=1001, supplementary_groups=(27,), **HELPERS))
-    uids, gids = named(planned, "write_id_map_helper")
-    assert uids.values == ("/usr/bin/newuidmap", b"1000\x001000\x001\x00")
+    [gids] = named(planned, "write_id_map_helper")
     assert gids.values == ("/usr/bin/newgidmap",
                            b"1001\x001001\x001\x00" b"0\x00200000\x001\x00")
-    assert named(planned, "set_groups")[0].values == (b"",)
+    assert named(planned, "write_uid_map")[0].values == (1000,)  # no second setuid program
+    assert named(planned, "set_groups")[0].values == ((1001).to_bytes(4, "little"),)
     assert not named(planned, "write_id_map")
+
+
+def test_a_stored_plan_with_helpers_is_stale_when_they_or_the_ranges_change() -> None:
+    host = facts(supplementary_groups=(27,), **HELPERS)
+    files = {"/usr/bin/newuidmap", "/usr/bin/newgidmap", "/etc/subuid", "/etc/subgid"}
+    assert files <= {o.values[0] for o in named(plan(host=host, pinned=False), "require_path")}
+    assert not files & {o.values[0] for o in named(plan(host=host), "require_path")}
+
+
+def test_a_map_has_no_more_extents_than_a_helper_is_given() -> None:
+    many = {"subordinate_uids": tuple((100000 * n, 10) for n in range(1, 30))}
+    planned = plan(host=facts(supplementary_groups=(), **HELPERS | many),
+                   values={"ids.range": "shared"})
+    words = bytes(named(planned, "write_id_map_helper")[0].values[1]).split(b"\0")  # type: ignore[arg-type]
+    assert len(words) == 31
 
 
 def test_groups_that_can_not_be_dropped_need_a_decision_that_says_degraded() -> None:
@@ -127,11 +150,39 @@ def test_groups_that_can_not_be_dropped_need_a_decision_that_says_degraded() -> 
 
 def test_a_range_leaves_out_the_callers_own_id() -> None:
     planned = plan(host=facts(uid=2, gid=0, supplementary_groups=(), **HELPERS),
+                   values={"ids.range": "shared"})
+    assert maps(planned.operations) == [
+        ["2", "2", "1", "0", "100000", "2", "3", "100002", "65534"],
+        ["0", "0", "1", "1", "200000", "65536"]]
+
+
+def test_a_range_of_its_own_is_mapped_when_it_was_taken() -> None:
+    planned = plan(host=facts(uid=2, gid=0, supplementary_groups=(), **HELPERS),
                    values={"ids.range": "own"})
-    maps = [str(bytes(o.values[1]), "ascii").split("\0")[:-1]  # type: ignore[arg-type]
-            for o in named(planned, "write_id_map_helper")]
-    assert maps[0] == ["2", "2", "1", "0", "100000", "2", "3", "100002", "65534"]
-    assert maps[1] == ["0", "0", "1", "1", "200000", "65536"]
+    assert maps(planned.operations) == [[], []]  # which no helper takes
+    assert not planned.storable
+    assert planned.ids == Wish(((100000, 65536),), ((200000, 65536),), 1024)
+    assert maps(assign_ids(planned.operations, 100064, 200640, 5)) == [
+        ["2", "100064", "1", "0", "100065", "2", "3", "100067", "2"],
+        ["0", "200640", "1", "1", "200641", "4"]]
+
+
+@pytest.mark.parametrize("ids, expected", [("own", [0]), ("shared", [0]), ("single", [])])
+def test_us_02_a_list_of_groups_without_further_ones_is_replaced_where_it_can_be(
+        ids: str, expected: list[int]) -> None:
+    """It has the caller's primary group in it, which is none of a sandbox with ids of its own."""
+    planned = plan(host=facts(uid=2, gid=0, supplementary_groups=(), **HELPERS),
+                   values={"ids.range": ids})
+    groups = [o.values for o in named(planned, "set_groups")]
+    assert groups == [(gid.to_bytes(4, "little"),) for gid in expected]
+
+
+@pytest.mark.parametrize("asked, size", [(None, 1024), ("auto", 1024), ("auto:size=7", 7)])
+def test_how_many_ids_a_range_has(asked: str | None, size: int) -> None:
+    planned = plan(host=facts(supplementary_groups=(), **HELPERS), userns=asked,
+                   values={"ids.range": "own"})
+    assert planned.ids is not None
+    assert planned.ids.size == size
 
 
 def test_a_user_that_was_not_granted_is_refused() -> None:

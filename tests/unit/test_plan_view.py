@@ -15,7 +15,7 @@ from tests.planning import workload
 
 OPTIONS = RootOptions(visible=frozenset({"/usr", "/etc/alternatives"}), proc="pid",
                       devices=frozenset({"null", "tty"}), private_terminals=False, network=False,
-                      read_only=True, hostname="box")
+                      read_only=True, layered=False, hostname="box")
 ACCOUNT = Account("tester", 1000, 1000, "/home/tester")
 
 

@@ -51,6 +51,8 @@ def _read(body: str, head: str = HEAD) -> LoadedPolicy:
     ("danger:\n  - {grant: {}, reason: long enough}", 5, "danger.0", "grants nothing"),
     ("bounds: {network: host}", 4, "bounds.network", "known way out"),
     ("bounds: {capabilities: [SYS_ADMIN]}", 4, "bounds.capabilities", "SYS_ADMIN"),
+    ("bounds: {capabilities: [SYS_ADMNI]}", 4, "bounds.capabilities", "SYS_ADMNI"),
+    ("bounds: {capabilities: [41]}", 4, "bounds.capabilities", "list of strings"),
     ("bounds: {filesystem: {readable: [~/.ssh]}}", 4, "bounds.filesystem.readable", "keys"),
     ("bounds: {filesystem: {visible: [/etc]}}", 4, "bounds.filesystem.visible", "way out"),
     ("bounds: {filesystem: {writable: [/usr/local]}}", 4, "bounds.filesystem.writable", "/usr"),
@@ -93,6 +95,17 @@ def test_bytes_that_are_no_utf_8_and_large_files_are_refused() -> None:
     for text in (b"\xff\xfe", b"#" * (MAXIMUM_SIZE + 1)):
         with pytest.raises(PolicyError):
             read_yaml(text, "x.yaml")
+
+
+@pytest.mark.parametrize("capability", [
+    "SYS_ADMIN", "SYS_PTRACE", "NET_ADMIN", "NET_RAW", "DAC_READ_SEARCH", "SYS_MODULE", "BPF",
+    "PERFMON", "MKNOD", "SETFCAP"])
+def test_cp_06_a_capability_that_leads_out_needs_a_reason(capability: str) -> None:
+    with pytest.raises(PolicyError, match=capability):
+        _read(f"bounds: {{capabilities: [{capability}]}}")
+    policy = _read(f"danger:\n  - {{grant: {{capabilities: [{capability}]}}, "
+                   "reason: it is what this is for}")
+    assert [danger.reason for danger in policy.dangers] == ["it is what this is for"]
 
 
 def test_a_danger_adds_to_the_bounds_and_keeps_its_reason() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import pytest
 from click.testing import CliRunner
@@ -101,7 +102,10 @@ def test_the_policy_commands_answer() -> None:
     assert {p["name"] for p in json.loads(_output(policy_command, "list", "--json"))["policies"]} \
         >= {"untrusted", "judge", "agent", "build", "contained", "docker-default"}
     assert "no problem found" in _output(policy_command, "check")
-    assert "untrusted: 16 of 16 tests pass" in _output(policy_command, "test", "untrusted")
+    passed = re.search(r"untrusted: (\d+) of (\d+) tests pass",
+                       _output(policy_command, "test", "untrusted"))
+    assert passed is not None
+    assert passed[1] == passed[2] != "0"
     assert "# judge: " in _output(policy_command, "show", "judge")
     assert "policies/contained.yaml:" in _output(policy_command, "show", "--effective", "judge")
     schema = json.loads(_output(policy_command, "schema"))

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from hardrun.host.facts import Fact
 from hardrun.kernel.seccomp.order import implies
 from hardrun.kernel.seccomp.profile import load
 from hardrun.posture import (
@@ -20,12 +21,12 @@ from hardrun.posture import (
     ways_out,
 )
 from hardrun.posture.capabilities import CAPABILITIES
-from hardrun.posture.control import UNLIMITED, Control, Posture
+from hardrun.posture.control import UNLIMITED, Control, Posture, enforced
 from hardrun.posture.devices import DEVICES
 from hardrun.posture.environment import ENVIRONMENT
 from hardrun.posture.network import NETWORK
 from hardrun.posture.registry import BY_ID, CONTROLS
-from tests.policies import NO, ROOT, facts
+from tests.policies import NO, ROOT, YES, facts
 
 
 @pytest.mark.parametrize("control, raw, value", [
@@ -136,33 +137,69 @@ def test_supplementary_groups_can_be_dropped_only_by_a_mapped_range() -> None:
     assert groups.enforcement("drop", facts()).by == ("no supplementary groups",)
     some = facts(supplementary_groups=(27, 100))
     assert groups.enforcement("drop", some).by == ("newgidmap", "setgroups")
-    for change in ({"newgidmap": NO}, {"subordinate_gids": ()}, {"id_ranges": NO}):
+    for change in ({"newgidmap": NO}, {"id_ranges": NO}):
         lacking = groups.enforcement("drop", facts(supplementary_groups=(27, 100), **change))
         assert (lacking.kind, lacking.by) == ("degraded", ())
         assert "27, 100" in lacking.because
         assert lacking.fix
 
 
+def test_without_a_proc_of_its_own_a_sandbox_has_none_and_never_the_hosts() -> None:
+    found = filesystem.PROC.enforcement("pid", facts(proc_mount=NO))
+    assert (found.kind, found.by, found.fact) == ("replaced", ("not mounted",), "proc_mount")
+    assert "EPERM" in found.because
+
+
 def test_memory_without_a_cgroup_is_degraded_and_says_what_stands_in() -> None:
     found = limits.MEMORY.enforcement(1 << 30, facts())
     assert (found.kind, found.by) == ("degraded", ("RLIMIT_DATA", "watcher"))
     assert "not delegated" in found.because
-    assert "Delegate=" in found.fix
+    assert found.fix == NO.fix
     assert limits.MEMORY.enforcement(UNLIMITED, facts()).kind == "enforced"
 
 
-def test_a_delegated_controller_is_not_claimed_while_no_cgroup_is_made() -> None:
-    found = limits.MEMORY.enforcement(1 << 30, facts(cgroup_controllers=("memory",)))
-    assert (found.kind, found.fix) == ("degraded", "")
+def test_a_delegated_controller_enforces_and_one_that_is_not_is_named_with_the_drop_in() -> None:
+    some = facts(cgroup=YES, cgroup_controllers=("memory", "pids"))
+    assert limits.MEMORY.enforcement(1 << 30, some).by == ("cgroup:memory.max",)
+    lacking = limits.CPUS.enforcement(500, facts(
+        cgroup=YES, cgroup_controllers=("memory",), cgroup_delegation=Fact(available=False)))
+    assert (lacking.kind, lacking.by) == ("degraded", ())
+    assert "cpu controller not delegated" in lacking.because
+    assert "Delegate=cpu cpuset io memory pids" in lacking.fix
+
+
+def test_swap_is_limited_only_where_the_kernel_counts_it() -> None:
+    assert limits.SWAP.enforcement(0, facts(cgroup=YES, cgroup_controllers=(
+        "memory", "swap"))).by == ("cgroup:memory.swap.max",)
+    lacking = limits.SWAP.enforcement(0, facts(cgroup=YES, cgroup_controllers=("memory",)))
+    assert (lacking.kind, lacking.because) == ("degraded", "this kernel does not limit swap")
+
+
+def test_cpu_time_is_exact_in_any_group() -> None:
+    """cpu.stat counts whatever the controllers are; the rlimit still ends one process at once."""
+    found = limits.CPU_TIME.enforcement(1000, facts(cgroup=YES, cgroup_controllers=("pids",)))
+    assert (found.kind, found.by[0]) == ("enforced", "cgroup:cpu.stat")
+    assert limits.CPU_TIME.enforcement(1000, facts()).by == ("RLIMIT_CPU", "watcher")
+
+
+@pytest.mark.parametrize("text, cpus", [
+    ("0", {0}), ("0-3,6", {0, 1, 2, 3, 6}), (2, {2}), (" 1 , 0 ", {0, 1})])
+def test_cpus_are_written_as_cpuset_takes_them(text: str | int, cpus: set[int]) -> None:
+    value = limits.CPUSET.parse(text)
+    assert value == frozenset(cpus)
+    assert limits.CPUSET.parse(limits.CPUSET.show(value)) == value
+    assert limits.CPUSET.load(limits.CPUSET.dump(value)) == value
+
+
+@pytest.mark.parametrize("text", ["", "3-1", "-1", "1-", "a", "0,,1", "8192", "0-99999", True, []])
+def test_what_is_no_list_of_cpus_is_refused(text: object) -> None:
+    with pytest.raises(ValueError, match=r"CPUs such as"):
+        limits.CPUSET.parse(text)
 
 
 @pytest.mark.parametrize("control, value, change", [
     (NETWORK, "none", "network_namespace"),
-    (namespaces.SHARED, frozenset(), "user_namespaces"),
-    (namespaces.SHARED, frozenset(), "pid_namespace"),
-    (ids.RANGE, "single", "user_namespaces"),
-    (filesystem.VISIBLE, frozenset({"/usr"}), "mount_namespace"),
-    (filesystem.PROC, "pid", "proc_mount"),
+    (namespaces.SHARED, frozenset(), "ipc_namespace"),
     (seccomp.SECCOMP, frozenset({"untrusted"}), "seccomp"),
 ])
 def test_what_the_host_lacks_altogether_is_enforced_by_nothing(
@@ -183,6 +220,26 @@ def test_mandatory_takes_the_first_alternative_that_the_host_has() -> None:
     assert "AppArmor" in fallback.because
     assert enforce(value, facts(landlock_abi=0)).by == ()
     assert enforce(value, facts(apparmor=yes)).because == "AppArmor has no a"
+
+
+def test_a_label_of_either_module_is_as_good_and_landlock_is_a_fallback() -> None:
+    value = mandatory.MANDATORY.parse([{"apparmor": "a"}, {"selinux": "t_t"}, "landlock", "refuse"])
+    enforce = mandatory.MANDATORY.enforcement
+    yes = facts().seccomp
+    assert enforce(value, facts(selinux=yes, selinux_types=("t_t",), selinux_categories=1024)
+                   ) == enforced("selinux:t_t")
+    why = enforce(value, facts(selinux=yes, selinux_refused={"t_t": "is permissive"}))
+    assert (why.kind, why.by, why.because) == ("replaced", ("landlock",),
+                                               "SELinux: t_t is permissive")
+
+
+def test_a_type_without_categories_keeps_no_sandbox_from_another() -> None:
+    value = mandatory.MANDATORY.parse([{"selinux": "t_t"}, "refuse"])
+    for count in (0, 1):
+        host = facts(selinux=facts().seccomp, selinux_types=("t_t",), selinux_categories=count)
+        found = mandatory.MANDATORY.enforcement(value, host)
+        assert (found.kind, found.by, found.fact) == (
+            "degraded", ("selinux:t_t",), "selinux_categories")
 
 
 def test_two_selinux_types_at_once_can_not_be_enforced() -> None:
@@ -238,3 +295,10 @@ def test_a_posture_can_not_be_changed_and_knows_what_is_unknown() -> None:
         posture[DEVICES]
     assert posture == Posture({"network": "none"})
     assert hash(posture) == hash(Posture({"network": "none"}))
+
+
+@pytest.mark.parametrize("value", ["own", "shared"])
+def test_a_range_that_can_not_be_had_is_enforced_by_nothing(value: str) -> None:
+    """Never the caller's own id instead: a policy has to accept that (``host: degrade``)."""
+    found = ids.RANGE.enforcement(value, facts(id_ranges=NO, subordinate_uids=()))
+    assert (found.kind, found.by) == ("degraded", ())

@@ -191,6 +191,11 @@ def test_damaged_json_is_one_line_with_the_place(text: str, reason: str) -> None
     assert reason in str(refused(None, text))
 
 
+def test_no_more_is_read_of_a_profile_than_one_may_have() -> None:
+    with pytest.raises(PolicyError, match="larger than 1 MiB"):
+        profile.load(Path("/dev/zero"))
+
+
 def test_a_file_that_is_missing_or_not_text_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(PolicyError, match="can't be read: No such file"):
         profile.load(tmp_path / "absent.json")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -133,3 +134,44 @@ def test_a_size_of_a_tmpfs_is_optional() -> None:
     assert workload(tmpfs=["/a", "/b:1M"]).mounts == (
         Mount(access="tmpfs", source=None, destination="/a", origin="--tmpfs"),
         Mount(access="tmpfs", source=None, destination="/b", size=1 << 20, origin="--tmpfs"))
+
+
+@pytest.mark.parametrize("options, said", [
+    ({"limits": {"cpus": "2"}, "cpuset": "0"}, "--cpus 2 is more than --cpuset 0 has"),
+    ({"limits": {"memory": "16M", "stack": "64M"}}, "--stack 64M is more than --memory 16M"),
+])
+def test_limits_that_contradict_each_other_are_refused(options: dict[str, Any],
+                                                       said: str) -> None:
+    with pytest.raises(BadInput, match=re.escape(said)):
+        workload(**options)
+
+
+@pytest.mark.parametrize("name, text", [
+    ("swap", "-1"), ("swap", "99999999999999999999"), ("io", "0"), ("io", "fast"), ("io", "-5M"),
+    ("pids", "0"), ("memory", "9999999999T"), ("cpus", "0"), ("cpus", "-1")])
+def test_zero_negative_and_overflowing_limits_are_refused(name: str, text: str) -> None:
+    with pytest.raises(BadInput, match="--"):
+        workload(limits={name: text})
+
+
+@pytest.mark.parametrize("options, said", [
+    ({"limits": {"memory": "1"}}, "--memory 1 is too small: nothing runs with less than 1 MiB"),
+    ({"limits": {"stack": "64"}}, "--stack 64 is too small"),
+    ({"limits": {"io": "1"}}, "--io 1 is too small"),
+    ({"tmpfs": ["/x:1"]}, "--tmpfs /x:1 is too small"),
+])
+def test_a_limit_with_which_nothing_starts_is_refused_as_in_a_policy(options: dict[str, Any],
+                                                                     said: str) -> None:
+    with pytest.raises(BadInput, match=re.escape(said)) as refused:
+        workload(**options)
+    assert refused.value.hint is not None
+    assert "is the least" in refused.value.hint
+
+
+def test_no_swap_at_all_can_be_asked_for() -> None:
+    assert workload(limits={"swap": "0"}).limits == {"swap": 0}
+
+
+def test_cpus_are_asked_for_by_number() -> None:
+    [asked] = workload(cpuset="0-2,5").requests()
+    assert asked == ("limits.cpuset", frozenset({0, 1, 2, 5}), "--cpuset")

@@ -1,0 +1,91 @@
+"""What takes others long is done beside the child's set-up: shown by the order of events, not time.
+
+Whoever is asked answers only when the child has come on: an executor that first waited for the
+answer would never get one.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+from hardrun.executor.image import executor_path
+from hardrun.host import trial
+from hardrun.host.attempt import Attempt
+from hardrun.host.probe import probe
+from tests.escape.calls import parsed
+from tests.sandbox.raw import Program
+from tests.sandbox.test_cgroup_bus import a_bus, job_removed, refusal, scope, until_it_hangs_up
+
+PATIENCE = 20.0  # seconds; an executor that waits for the answer would use them all
+HELPER = """#!/bin/sh
+# newuidmap PID ...: what namespaces has it while nobody has mapped its ids?
+exec >{seen} 2>&1
+for i in $(seq 200); do
+	[ "$(readlink /proc/$1/ns/mnt)" = "$(readlink /proc/self/ns/mnt)" ] || break
+	sleep 0.1
+done
+cat /proc/$1/uid_map
+readlink /proc/$1/ns/mnt
+exit 3
+"""
+
+
+def appears(text: bytes, log: Path) -> bool:
+    deadline = time.monotonic() + PATIENCE
+    while text not in log.read_bytes() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    return text in log.read_bytes()
+
+
+def test_pid_1_has_built_its_view_before_systemd_has_answered(executor: Path, tmp_path: Path
+                                                             ) -> None:
+    program, log = Program(executor, tmp_path), tmp_path / "calls"
+    log.touch()
+    built: list[bool] = []
+
+    def serve(caller: socket.socket, asked: bytes) -> None:
+        built.append(appears(b"pivot_root(", log))
+        caller.sendall(b"OK 1\r\n" + job_removed(asked, "done"))
+        until_it_hangs_up(caller, asked)
+
+    path = program.write(["echo", "ran"], scope(tmp_path / "bus"))
+    with a_bus(tmp_path / "bus", serve):
+        done = strace(path, log)
+    assert "not moved by systemd" in refusal(done)  # this bus moves nobody
+    assert built == [True]
+    parent, init = list(parsed(log.read_text()).values())[:2]
+    asked = [c for c in parent if c.name in ("sendto", "send") and "StartTransientUnit" in
+             c.arguments]
+    assert len(asked) == 1
+    assert "execve" not in [c.name for c in init], "it ran before its group was there"
+
+
+def strace(path: str, log: Path) -> subprocess.CompletedProcess[bytes]:
+    if shutil.which("strace") is None:
+        pytest.skip("strace is not installed")
+    return subprocess.run(["strace", "-f", "-qq", "-s", "4096", "-o", str(log), path],
+                          capture_output=True, timeout=60, stdin=subprocess.DEVNULL)
+
+
+def test_pid_1_makes_its_namespaces_while_its_ids_are_mapped(tmp_path: Path) -> None:
+    facts = probe()
+    if not facts.id_ranges.available:
+        pytest.skip("no subordinate ids: hardrun doctor")
+    helper, seen = tmp_path / "newuidmap", tmp_path / "seen"
+    helper.write_text(HELPER.format(seen=seen))
+    helper.chmod(0o755)
+    numbers = (facts.subordinate_uids[0][0], facts.subordinate_gids[0][0])
+    plan = trial.id_range(str(helper), facts.newgidmap.detail, (facts.uid, facts.gid), numbers)
+    failure = Attempt(executor_path(), plan).result()
+    assert failure is not None
+    assert failure.operation == "write_id_map_helper"
+    [namespace] = seen.read_text().splitlines()  # and no line of a map: it has none yet
+    assert namespace.startswith("mnt:[")
+    assert namespace != os.readlink("/proc/self/ns/mnt")
