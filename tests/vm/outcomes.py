@@ -73,7 +73,7 @@ def read(directory: Path) -> dict[str, dict[str, list[str]]]:
 
 
 def main(directory: Path) -> int:
-    """Print what was skipped everywhere; 1 if anything was."""
+    """Print what failed and what was skipped everywhere; 1 if anything was that."""
     places = read(directory)
     if not places:
         print(f"no outcomes in {directory}: nothing ran")
@@ -81,10 +81,15 @@ def main(directory: Path) -> int:
     idle = skipped_everywhere(places)
     for test, reasons in sorted(idle.items()):
         print(f"SKIPPED EVERYWHERE {test}: " + "; ".join(f"{p}: {r}" for p, r in reasons.items()))
+    failed = [(place, test) for place, found in places.items()
+              for test, (outcome, _) in sorted(found.items()) if outcome == FAILED]
+    for place, test in failed:
+        print(f"FAILED on {place}: {test}")
     counts = ", ".join(f"{place} {sum(o != SKIPPED for o, _ in found.values())}"
                        for place, found in places.items())
-    print(f"tests that ran: {counts}; skipped everywhere: {len(idle)}")
-    return 1 if idle else 0
+    print(f"tests that ran: {counts}; failed: {len(failed)}; "
+          f"skipped everywhere: {len(idle)}")
+    return 1 if idle or failed else 0
 
 
 if __name__ == "__main__":
