@@ -32,7 +32,7 @@ from hardrun.plan.probe import (
 )
 
 _LINK = f"/memfd:{MEMORY} (deleted)"
-_PATIENCE = 10.0  # seconds for all questions; the probe itself has one for each
+_PATIENCE = 30.0  # seconds for all questions; the probe itself has five for each
 _SIZE = OFFSET + HEADER.size + MOST * QUESTION.size
 
 

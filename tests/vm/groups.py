@@ -12,6 +12,8 @@ ROOT = Path("/sys/fs/cgroup")
 HOLD = "echo ready; read line"
 DIRECT = ("systemd-run", "--user", "--scope", "--quiet", "-p", "Delegate=yes", "--")
 """A command in a scope that is delegated to it."""
+PATIENT = ("--timeout", "10m")
+"""For what is looked at from outside: a busy machine needs longer than a policy's minute."""
 
 
 def groups() -> list[Path]:
@@ -27,7 +29,7 @@ class Held:
 
     def __init__(self, *options: str, prefix: Sequence[str] = ()) -> None:
         self.process = subprocess.Popen(
-            [*prefix, "hardrun", "run", *options, "--", "sh", "-c", HOLD],
+            [*prefix, "hardrun", "run", *PATIENT, *options, "--", "sh", "-c", HOLD],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         assert self.process.stdout is not None
         assert self.process.stdout.readline() == "ready\n"

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from tests.vm.groups import PATIENT
 from tests.vm.guest import as_root
 
 pytestmark = pytest.mark.vm("apparmor")
@@ -32,8 +33,9 @@ def load(more: str = "") -> None:
 @contextmanager
 def running(*options: str) -> Iterator[int]:
     """A sandbox of a shell that waits; gives the shell's number."""
-    process = subprocess.Popen(["hardrun", "run", *options, "--", "sh", "-c", "echo $$; read x"],
-                               stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    process = subprocess.Popen(
+        ["hardrun", "run", *PATIENT, *options, "--", "sh", "-c", "echo $$; read x"],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     assert process.stdout is not None
     try:
         assert process.stdout.readline() == b"2\n"
