@@ -163,12 +163,19 @@ class Command:
         """The next reply; None when the sandbox is gone. Raises TimeoutError."""
         self._channel.settimeout(patience)
         try:
-            data = self._channel.recv(serve.REPLY.size + 1)
+            data = self._receive()
         except BlockingIOError:
             raise TimeoutError from None
         except ConnectionResetError:
             return None
         return Reply.unpack(data) if data else None
+
+    def _receive(self) -> bytes:
+        try:
+            return self._channel.recv(serve.REPLY.size + 1)
+        except ConnectionResetError:
+            # A signal came too late to be read. The kernel says so once, before what was told.
+            return self._channel.recv(serve.REPLY.size + 1)
 
     def signal(self, number: int) -> None:
         """Send a signal to the command and its process group; nothing when it has ended."""
