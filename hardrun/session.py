@@ -63,23 +63,14 @@ def standing_of(options: api.Options) -> Standing:
 def program_of(request: Request, *, serving: bool = True) -> Program:
     """The program of a sandbox that commands can come to; ``serving``: it has none of its own.
 
-    Raises HostUnsupported in the landlock tier, where each command would have a domain of its own,
-    and where the Decision has a label: a command that came later would stand at a gate, open to
-    those that run already, before it has its label.
+    Raises HostUnsupported in the landlock tier, where each command would have a domain of its own.
     """
     if request.decision.tier != "full":
         raise HostUnsupported(
             "a sandbox that commands come to needs namespaces, which this host does not give",
             fact="user_namespaces", controls=("min_tier",),
             hint="hardrun doctor says why; hardrun run runs one command in the landlock tier")
-    program = Program.of(request, serving=serving)
-    labels = [str(o.values[1]) for o in program.operations if o.name == "expect_label"]
-    if labels:
-        raise HostUnsupported(
-            f"a sandbox that commands come to can't hold them to the label {labels[0]} yet",
-            fact="labels", controls=("mandatory",),
-            hint="hardrun.run for each command, or a policy whose 'mandatory' names no label")
-    return program
+    return Program.of(request, serving=serving)
 
 
 def asked(argv: Sequence[str], options: CommandOptions) -> serve.Asked:

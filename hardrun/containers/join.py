@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import signal
 import socket
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -19,7 +19,6 @@ from hardrun.containers import manage
 from hardrun.containers.asked import Asked
 from hardrun.errors import BadInput, ExecutorError, HardrunError, HostUnsupported, PolicyRefused
 from hardrun.executor.joined import output_limit
-from hardrun.plan.schema import Operation
 from hardrun.policy.decision import Decision
 from hardrun.request import differences
 from hardrun.state.containers import Record, Store
@@ -30,13 +29,11 @@ if TYPE_CHECKING:
 _PATIENCE = 30.0  # seconds: one that is stopped does not answer
 
 
-def why_alone(decision: Decision, operations: Sequence[Operation]) -> str:
+def why_alone(decision: Decision) -> str:
     """Why a sandbox can take no commands beside its own; empty where it can."""
-    if decision.tier != "full":
-        return "it runs in the landlock tier, where each command would have a domain of its own"
-    labels = [str(o.values[1]) for o in operations if o.name == "expect_label"]
-    # A later command would stand at a gate, open to those that run, before it has its label.
-    return f"it can't hold later commands to the label {labels[0]} yet" if labels else ""
+    if decision.tier == "full":
+        return ""
+    return "it runs in the landlock tier, where each command would have a domain of its own"
 
 
 @contextmanager
@@ -127,7 +124,7 @@ def _running(store: Store, name: str) -> tuple[Record, Sandbox]:
     if status.state != "running" or record.pid is None:
         raise BadInput(f"container {name} does not run", hint=f"hardrun start {name}")
     sandbox = find_sandbox(record.pid)
-    problem = why_alone(sandbox.decision, sandbox.operations)
+    problem = why_alone(sandbox.decision)
     if not problem and not any(o.name == "admit" for o in sandbox.operations):
         problem = "it was started without"
     if problem:

@@ -113,7 +113,7 @@ def _launch(store: Store, record: Record, lock: int, output: int | None, check: 
     program = start.Program(plan.operations, plan.unsafe, request.decision.to_json(), plan.ids)
     report = _new_report(record)
     try:
-        with _listener(record, request.decision, program) as listener:
+        with _listener(record, request.decision) as listener:
             channels = start.Channels(program, gate=True, lifeline=output is None, report=report,
                                       held=(lock,), listener=listener)
     finally:
@@ -133,10 +133,9 @@ def _launch(store: Store, record: Record, lock: int, output: int | None, check: 
     return _Started(process, channels, protected, seen)
 
 
-def _listener(record: Record, decision: Decision, program: start.Program
-              ) -> AbstractContextManager[socket.socket | None]:
+def _listener(record: Record, decision: Decision) -> AbstractContextManager[socket.socket | None]:
     """Where ``hardrun exec`` connects, where the sandbox can take commands."""
-    if join.why_alone(decision, program.operations):
+    if join.why_alone(decision):
         return nullcontext()
     return join.listen(record)
 

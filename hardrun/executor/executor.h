@@ -124,7 +124,7 @@ struct sandbox {
 	uid_t uid;
 	gid_t gid;
 	mode_t umask;
-	bool gated;
+	bool gated, labelled;
 	bool terminal;
 	bool bare; /* without namespaces: the tree is ended by its reaper, not by the kernel */
 	char private_directory[64]; /* HOME and TMPDIR where no mount can be */
@@ -266,7 +266,9 @@ int bus_answer(struct sandbox *sandbox);
 /* parent.c, gate.c, admit.c */
 int parent_refuse(struct sandbox *sandbox, struct streams *streams);
 int parent_main(struct sandbox *sandbox, struct streams *streams, pid_t init, int pidfd);
+int gate_ask(struct sandbox *sandbox);
 int gate_hold(struct sandbox *sandbox, pid_t workload, int gate_fd);
+int gate_hold_served(struct sandbox *sandbox, pid_t workload);
 void gate_end(pid_t workload);
 void admit_client(int listener_fd, int serve_fd);
 

@@ -1,7 +1,8 @@
 /*
  * The gate, where the workload stands still at its successful exec, for a label or for whoever
  * asked. There every filter, label and descriptor is final and not one instruction has run, so what
- * is read back then is what will be in force.
+ * is read back then is what will be in force. The parent holds the first workload there; PID 1 holds
+ * those that come later, when others run that could reach into what the parent may trace.
  */
 #include "executor.h"
 
@@ -48,6 +49,36 @@ static int ask_gate(int gate_fd, pid_t workload)
 	text_add(&line, "\n");
 	text_write(&line, gate_fd);
 	return read(gate_fd, &answer, 1) == 1 && answer == 'g' ? 0 : -1;
+}
+
+/*
+ * In a process that PID 1 is to hold: who is traced by its own wish needs not be dumpable, and has no
+ * moment in which another could attach.
+ */
+int gate_ask(struct sandbox *sandbox)
+{
+	CHECK(ptrace(PTRACE_TRACEME, 0, NULL, NULL), "ptrace");
+	return raise(SIGSTOP);
+}
+
+/* PID 1's. The exec that failed has told why already. */
+int gate_hold_served(struct sandbox *sandbox, pid_t workload)
+{
+	struct operation label;
+	int status;
+	plan_find(&sandbox->plan, OP_EXPECT_LABEL, &label);
+	sandbox->current = label.index;
+	if (waitpid(workload, &status, __WALL) < 0 || !WIFSTOPPED(status))
+		return 0;
+	CHECK(ptrace(PTRACE_SETOPTIONS, workload, NULL,
+		     (void *)(intptr_t)(PTRACE_O_TRACEEXEC | PTRACE_O_EXITKILL)), "ptrace");
+	CHECK(ptrace(PTRACE_CONT, workload, NULL, NULL), "ptrace");
+	if (until_exec(workload) < 0)
+		return 0;
+	if (label_check(sandbox, &label, workload) < 0)
+		return -1;
+	CHECK(ptrace(PTRACE_DETACH, workload, NULL, NULL), "ptrace");
+	return 0;
 }
 
 /* Fails with ECANCELED where whoever holds the gate says no; else site and operation tell why. */

@@ -59,20 +59,22 @@ static int reset_attributes(struct sandbox *sandbox)
 
 /*
  * Nothing of the host stays open in a process that the workload can see (CVE-2024-21626), but for
- * the sockets to the parent and to whoever sends commands.
+ * the sockets to the parent and to whoever sends commands. These get a label by the sandbox's procfs.
  */
-static int close_all_but_sockets(struct sandbox *sandbox, unsigned first)
+static int close_all_but_own(struct sandbox *sandbox, unsigned first)
 {
-	int control = sandbox->control_fd, serve = sandbox->serve_fd;
-	int kept[] = {control < serve ? control : serve, control < serve ? serve : control};
-	for (unsigned i = 0; i < 2; i++) {
-		if (kept[i] < 0)
-			continue;
-		if ((unsigned)kept[i] > first)
-			CHECK(close_descriptor_range(first, (unsigned)kept[i] - 1), "close_range");
-		first = (unsigned)kept[i] + 1;
-	}
-	CHECK(close_descriptor_range(first, ~0u), "close_range");
+	const int own[] = {sandbox->control_fd, sandbox->serve_fd,
+			   sandbox->serving && sandbox->labelled ? sandbox->proc_fd : -1};
+	unsigned next;
+	do {
+		next = ~0u;
+		for (unsigned i = 0; i < sizeof own / sizeof *own; i++)
+			if (own[i] >= 0 && (unsigned)own[i] >= first && (unsigned)own[i] < next)
+				next = (unsigned)own[i];
+		if (next > first)
+			CHECK(close_descriptor_range(first, next - (next != ~0u)), "close_range");
+		first = next + 1;
+	} while (next != ~0u);
 	return 0;
 }
 
@@ -81,7 +83,7 @@ static int take_standard_descriptors(struct sandbox *sandbox)
 	for (int fd = 0; fd < 3; fd++)
 		if (sandbox->standard_fds[fd] != fd && dup2(sandbox->standard_fds[fd], fd) < 0)
 			return fail(sandbox, "dup2");
-	return close_all_but_sockets(sandbox, 3);
+	return close_all_but_own(sandbox, 3);
 }
 
 /* With PID 1 the kernel ends all of its namespace; a bare sandbox is ended one by one. */
@@ -109,14 +111,14 @@ static int follow_parent(struct sandbox *sandbox)
 }
 
 /*
- * The workload starts by vfork, sharing memory until its exec, which saves copying page tables.
- * At a gate, where commands that come later never stand, it needs memory of its own: the parent may
- * trace only what is dumpable.
+ * The workload starts by vfork, sharing memory until its exec, which saves copying page tables. What
+ * is to be held at its exec needs memory of its own: the parent may trace only what is dumpable, and
+ * PID 1 has to run on to hold it.
  */
 pid_t start_workload(struct sandbox *sandbox)
 {
 	static _Alignas(4096) char stack[32768];
-	if (!sandbox->gated || sandbox->served) {
+	if (!(sandbox->served ? sandbox->labelled : sandbox->gated)) {
 		pid_t started = clone(workload_main, stack + sizeof stack,
 				      CLONE_VM | CLONE_VFORK | SIGCHLD, sandbox);
 		/* It has memory of its own by now. The next command's would only be touched anew. */
@@ -253,7 +255,7 @@ _Noreturn void init_main(struct sandbox *sandbox)
 	}
 	if (closes)
 		sandbox->current = operation.index;
-	if (close_all_but_sockets(sandbox, 0) < 0 || (sandbox->serving && serve_open(sandbox) < 0)) {
+	if (close_all_but_own(sandbox, 0) < 0 || (sandbox->serving && serve_open(sandbox) < 0)) {
 		record_failure(sandbox, errno);
 		leave(sandbox, EXIT_REFUSED);
 	}

@@ -220,9 +220,10 @@ int label_check(struct sandbox *sandbox, const struct operation *operation, pid_
 	static struct text found; /* outlives this call, as a site must */
 	struct text process = {.size = 0};
 	char label[1024];
-	text_add(&process, "/proc/");
+	if (sandbox->proc_fd < 0)
+		text_add(&process, "/proc/");
 	text_number(&process, (uint64_t)workload, 10);
-	CHECK(read_label(open_attribute(AT_FDCWD, process.data,
+	CHECK(read_label(open_attribute(sandbox->proc_fd, process.data,
 					plan_string(&sandbox->plan, operation, 0), "current",
 					O_RDONLY), label, sizeof label), "attr/current");
 	if (strcmp(label, wanted(sandbox, operation)) == 0)

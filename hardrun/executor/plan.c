@@ -152,8 +152,8 @@ static const char *check_bare(const struct plan *plan)
 }
 
 /*
- * At a gate a process is dumpable: others inside could reach into it before it is confined. None is
- * there where the parent itself lets commands in, once the gate was passed.
+ * At a gate the plan's own command is dumpable: others inside could reach into it before it is
+ * confined. None is there where the parent itself lets commands in, once the gate was passed.
  */
 static const char *check_serving(const struct plan *plan)
 {
@@ -162,7 +162,8 @@ static const char *check_serving(const struct plan *plan)
 	bool beside = serves && operation.values[1] == SERVE_BESIDE;
 	bool admits = plan_find(plan, OP_ADMIT, &operation);
 	bool gated = plan_find(plan, OP_GATE, &operation);
-	bool held = (gated && !admits) || plan_find(plan, OP_EXPECT_LABEL, &operation);
+	bool labelled = plan_find(plan, OP_EXPECT_LABEL, &operation);
+	bool held = beside ? (gated || labelled) && !admits : gated;
 	if (admits && !(beside && gated))
 		return "the plan admits commands and starts none";
 	if (serves && (held || plan->unsafe & (UNSAFE_NO_NAMESPACES | UNSAFE_DUMPABLE_INIT)))

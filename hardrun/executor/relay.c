@@ -115,7 +115,7 @@ int streams_open(struct sandbox *sandbox, struct streams *streams)
 {
 	struct operation operation;
 	int mode = STANDARD_IO_RELAY;
-	bool interactive = false, labelled = plan_find(&sandbox->plan, OP_EXPECT_LABEL, &operation);
+	bool interactive = false;
 	streams->input.ended = streams->output.ended = streams->error.ended = true;
 	streams->input.buffer = buffers[0];
 	streams->output.buffer = buffers[1];
@@ -129,11 +129,12 @@ int streams_open(struct sandbox *sandbox, struct streams *streams)
 		streams->limit = operation.values[2];
 		sandbox->current = operation.index;
 	}
-	sandbox->gated = labelled || plan_find(&sandbox->plan, OP_GATE, &operation);
+	sandbox->labelled = plan_find(&sandbox->plan, OP_EXPECT_LABEL, &operation);
+	sandbox->gated = sandbox->labelled || plan_find(&sandbox->plan, OP_GATE, &operation);
 	sandbox->terminal = mode == STANDARD_IO_TERMINAL;
 	if (mode != STANDARD_IO_RELAY)
 		return 0;
-	if (open_input(streams, interactive, labelled) < 0)
+	if (open_input(streams, interactive, sandbox->labelled) < 0)
 		return -1;
 	if (!is_null(STDOUT_FILENO) &&
 	    open_output(&streams->output, STDOUT_FILENO, &streams->child_fds[1]) < 0)

@@ -52,6 +52,7 @@ unsigned serve_descriptors(const struct sandbox *sandbox)
 {
 	unsigned held = sandbox->serve_fd >= 0;
 	held += signal_fd >= 0;
+	held += sandbox->serving && sandbox->labelled && sandbox->proc_fd >= 0;
 	for (unsigned i = 0; i < count; i++)
 		held += commands[i].channel_fd >= 0;
 	return held;
@@ -138,6 +139,10 @@ static bool start(struct sandbox *sandbox, struct job *job, const int *fds)
 	uint32_t before = sandbox->shared->reached;
 	sandbox->shared->reached = 0;
 	pid_t pid = start_workload(sandbox);
+	if (pid > 0 && sandbox->labelled && gate_hold_served(sandbox, pid) < 0) {
+		record_failure(sandbox, errno);
+		gate_end(pid);
+	}
 	bool executed = pid > 0 && sandbox->shared->reached && !sandbox->failure->set;
 	if (sandbox->serve_mode != SERVE_ONCE)
 		sandbox->shared->reached = before; /* what it tells is the sandbox's own start */

@@ -51,6 +51,7 @@ int workload_main(void *argument)
 	    (sandbox->bare && prctl(PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0) < 0) ||
 	    (sandbox->gated && !sandbox->served && wait_at_gate(sandbox) < 0) ||
 	    (sandbox->served && take_served(sandbox) < 0) ||
+	    (sandbox->served && sandbox->labelled && gate_ask(sandbox) < 0) ||
 	    (sandbox->bare && perform(sandbox, PHASE_INIT) < 0) ||
 	    perform(sandbox, PHASE_WORKLOAD) < 0)
 		record_failure(sandbox, errno);

@@ -30,6 +30,9 @@ def _works(made: Containers) -> None:
     layer = Path(found["layer"])
     until(lambda: (layer / "label").exists() and (layer / "label").read_text())
     assert made.call("verify", str(found["pid"])).returncode == 0
+    later = made.call("exec", made.name("b"), "--", "cat", "/proc/self/attr/current")
+    assert (later.returncode, later.stderr) == (0, "")
+    assert later.stdout.strip("\0\n") == (layer / "label").read_text().strip("\0\n")
     assert made.call("stop", "-t", "2", made.name("b")).returncode == 0
     assert made.call("start", made.name("b")).returncode == 0
     until(lambda: (layer / "count").read_text() == "run\nrun\n")
