@@ -143,8 +143,8 @@ REFUSED: Mapping[str, bytes] = {
     "commands at a gate": more(operation("gate", 3), operation("serve", 4, 1)),
     "commands that nobody starts": more(operation("admit", 3, 4)),
     "commands admitted and alone": more(operation("admit", 3, 4), operation("serve", 5, 1)),
-    "commands that are labelled": more(operation("expect_label", "apparmor", "x"),
-                                       operation("serve", 4, 1)),
+    "commands beside one that is labelled": more(operation("expect_label", "apparmor", "x"),
+                                                 operation("serve", 4, 0)),
     **{f"no {name}": without(name) for name in NEEDED},
 }
 
