@@ -136,8 +136,9 @@ def test_rs_09_nothing_is_left_of_processes_that_do_not_run(program: Program, en
         assert process.stdout is not None
         assert process.stdout.readline() == b"up\n"
         try:
-            init = min(processes_below(process.pid))
-            wait_until(lambda: states(process.pid) >= {"Z", "T", "t"})
+            init, workload = sorted(processes_below(process.pid))[:2]
+            wait_until(lambda: status(workload, "State")[:1] == "T")
+            assert states(process.pid) >= {"Z", "T", "t"}
             if end == "parent killed":
                 process.kill()
             elif end == "init killed":
