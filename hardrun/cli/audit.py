@@ -240,6 +240,8 @@ def _put(report: Report, form: str, output: str | None, *, suppressed: bool, qui
             "json": data.as_json, "sarif": data.as_sarif, "junit": data.as_junit,
             "html": html.page}
         lines = [writers[form](report)]
+        if form == "sarif" and (cut := data.truncation(report)):
+            write([cut], to_error=True)
     if output is None:
         write(lines)
         return
