@@ -114,7 +114,7 @@ def _status(report: Report, fail_on: str, *, strict: bool) -> int:
 
 def _gathered(paths: tuple[str, ...], pid: int | None, exclude: tuple[str, ...], *, docker: bool,
               podman: bool) -> Batch:
-    from hardrun.audit import run, walk
+    from hardrun.audit import engines, run, walk
 
     if not paths and pid is None and not docker and not podman:
         raise click.UsageError("nothing to audit: name a PATH, --live, --docker or --podman")
@@ -124,8 +124,7 @@ def _gathered(paths: tuple[str, ...], pid: int | None, exclude: tuple[str, ...],
     finally:
         progress.close()
     for engine in [name for name, on in (("docker", docker), ("podman", podman)) if on]:
-        if told := _inspected(engine):
-            walk.read_text(told, f"<{engine}>", batch, named=True)
+        engines.read(engine, batch)
     if pid is not None:
         if pid != _ALL and pid < 1:
             raise click.UsageError(f"--live {pid}: no process has that number")
@@ -133,23 +132,6 @@ def _gathered(paths: tuple[str, ...], pid: int | None, exclude: tuple[str, ...],
         batch.subjects += found.subjects
         batch.problems += found.problems
     return batch
-
-
-def _inspected(engine: str) -> bytes:
-    """What the engine's own client tells of every container; nothing when there is none."""
-    import subprocess
-
-    try:
-        listed = subprocess.run([engine, "ps", "--all", "--quiet"], capture_output=True, check=True)
-        names = listed.stdout.decode().split()
-        if not names:
-            return b""
-        return subprocess.run([engine, "inspect", *names], capture_output=True, check=True).stdout
-    except FileNotFoundError:
-        raise BadInput(f"--{engine}: {engine} is not installed") from None
-    except subprocess.CalledProcessError as error:
-        words = " ".join(error.stderr.decode("utf-8", "replace").split())
-        raise BadInput(f"--{engine}: {words[:200]}") from None
 
 
 def _compared(old: str, new: str, *, form: str) -> int:
