@@ -155,6 +155,7 @@ def test_a_rule_fails_where_it_should_and_says_where(name: str) -> None:
     ("70 50 0:5 / /host/proc rw - proc proc rw", {"/proc"}),
     ("70 50 8:1 /etc/hosts /etc/hosts rw - ext4 /dev/sda1 rw", {"/etc/hosts"}),
     ("70 50 8:1 /home/u/hosts /etc/hosts rw - ext4 /dev/sda1 rw", set()),
+    ("70 50 8:1 /data/volumes/v/_data /v rw - ext4 /dev/sda1 rw", set()),
     ("70 50 8:2 / /images rw - ext4 /dev/sda2 rw", {"/var/lib/docker"}),
     ("70 50 9:9 / /own rw - tmpfs tmpfs rw", set()),
     ("70 50 9:9 /docker.sock /s rw - tmpfs tmpfs rw", {"/run/docker.sock"}),

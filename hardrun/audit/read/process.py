@@ -6,6 +6,7 @@ What the kernel hides from this caller is unknown, never fine.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from posixpath import join, normpath, relpath
 
@@ -32,6 +33,7 @@ _MADE = frozenset({"/etc/hosts", "/etc/hostname", "/etc/resolv.conf", "/etc/pass
 _OF_ENGINES = ("/var/lib/docker/", "/var/lib/containers/storage/", "/var/lib/kubelet/pods/",
                "/var/lib/containerd/io.containerd.", "/run/containerd/io.containerd.",
                "/run/containers/storage/")
+_VOLUME = re.compile(r"/volumes/[^/]+/_data(?:/|$)")  # wherever the engine keeps its state
 # Where the kernel's own file systems are in every container, and devices that every one has.
 _KERNEL = ("/proc", "/sys", "/dev")
 _MASKED = ("/proc/kcore", "/proc/keys", "/proc/timer_list", "/proc/sysrq-trigger")
@@ -199,8 +201,8 @@ def _of_host(mount: mounts.Mount, host: Observer) -> str | None:
     if point == "/":
         return path if path == "/" else None
     kernel = point not in _KERNEL and any(below(point, top) for top in _KERNEL)
-    made = (point in _MADE or point in ("/proc", "/sys")) and path != point
-    own = path.startswith(_OF_ENGINES) or mount.root.endswith("//deleted")
+    made = (point in _MADE and path != point) or (point == "/sys" and mount.read_only)
+    own = path.startswith(_OF_ENGINES) or _VOLUME.search(path) or mount.root.endswith("//deleted")
     return None if kernel or made or own else path
 
 
