@@ -46,6 +46,8 @@ _COMPOSE: Mapping[str, tuple[str, Any]] = {
     "readOnlyRootFilesystem": ("read_only", True), "capabilities": ("cap_drop", ["ALL"]),
     "runAsUser": ("user", f"{lines.USER}:{lines.USER}")}
 _YAML = frozenset({"kubernetes", "compose"})
+SOURCES = _YAML | lines.SOURCES
+"""Where anything can be mended."""
 
 
 def settings(rule: Rule, *, unsafe: bool) -> Mapping[str, Any]:

@@ -106,7 +106,7 @@ def live(pid: int | None) -> Batch:
 def explained(name: str) -> Iterator[str]:
     """What one rule is about, line by line. BadInput when there is none of that name."""
     every = catalogue()
-    rule = next((r for r in every if r.id == name or name in r.foreign), None)
+    rule = next((r for r in every if r.id == name or suppress.canonical(name) in r.foreign), None)
     if rule is None:
         raise BadInput(f"--explain {name}: no such rule"
                        f"{nearest(name, [rule.id for rule in every])}",

@@ -80,7 +80,7 @@ def _of_line(line: str, file: str, number: int, target: int) -> Iterator[Note]:
         yield Note(file, number, WHOLE_FILE, frozenset({match[1]}),
                    (match[2] or "").strip() or "no reason given", foreign=True)
     for match in _TRIVY.finditer(line):
-        yield Note(file, number, target, frozenset({_canonical(match[1])}), "trivy:ignore",
+        yield Note(file, number, target, frozenset({canonical(match[1])}), "trivy:ignore",
                    match[2] or "", foreign=True)
 
 
@@ -100,12 +100,12 @@ def trivy_file(text: str, file: str) -> list[Note]:
     for number, line in enumerate(text.split("\n"), 1):
         match = _TRIVY_FILE.fullmatch(line.strip())
         if match:
-            notes.append(Note(file, number, WHOLE_FILE, frozenset({_canonical(match[1])}),
+            notes.append(Note(file, number, WHOLE_FILE, frozenset({canonical(match[1])}),
                               file, match[2] or "", foreign=True))
     return notes
 
 
-def _canonical(name: str) -> str:
+def canonical(name: str) -> str:
     """KSV012, AVD-KSV-0012 and KSV-0012 are one id."""
     match = re.fullmatch(r"(?:AVD-)?([A-Z]+)-?0*(\d+)", name.upper())
     return f"{match[1]}-{int(match[2]):04d}" if match else name

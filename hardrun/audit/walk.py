@@ -265,7 +265,12 @@ def _documents(data: bytes, text: str, file: str, batch: Batch, *, named: bool) 
         batch.problem(error.message.removeprefix(f"{file}: "), file)
         return False
     audited = composed = False
-    before = len(batch.subjects)
+    for document in found if b"{{" in data else ():
+        if (template := document.template()) is not None:
+            place = template.place
+            batch.problem("a template that is not rendered", file, place.line, place.column,
+                          template=True)
+            return False
     for document in found:
         if compose.is_compose(document):
             batch.documents += 1
@@ -281,8 +286,6 @@ def _documents(data: bytes, text: str, file: str, batch: Batch, *, named: bool) 
                 break
     if audited:
         batch.notes += suppress.comments(text, file)
-        if len(batch.subjects) == before and not composed and _TEMPLATE[0] in data:
-            batch.problem("a template that is not rendered", file, template=True)
     return composed
 
 

@@ -28,6 +28,7 @@ FORMATS = ("text", "json", "sarif", "junit", "html")
 SEVERITIES = ("info", "low", "medium", "high", "critical")
 _ALL = -1
 _DIFF = 3  # words: diff A B
+_OPTIONS = {"form": "--format", "output": "--output", "write_baseline": "--write-baseline"}
 
 
 @click.command("audit")
@@ -77,11 +78,19 @@ def command(paths: tuple[str, ...], live: int | None, docker: bool, podman: bool
     """
     from hardrun.audit import run, settings, walk
 
+    given = _given()
     if explain is not None:
         write(run.explained(explain))
         return 0
-    if paths[:1] == ("diff",) and len(paths) == _DIFF:
+    if paths[:1] == ("diff",) and not Path("diff").exists():
+        if len(paths) != _DIFF or given - {"paths", "form"} or form not in ("text", "json"):
+            raise click.UsageError("audit diff takes two paths, and --format text or json")
         return _compared(*paths[1:], form=form)
+    mending = fix or unsafe_fixes
+    if as_diff and not mending:
+        raise click.UsageError("--diff says what --fix would do: give one of --fix, --unsafe-fixes")
+    if wrong := sorted(given & {"form", "output", "write_baseline"}) if mending else []:
+        raise click.UsageError(f"{_OPTIONS[wrong[0]]} is nothing for fixes: audit again for it")
     chosen = settings.find(paths)
     if config is not None:
         chosen = chosen.within(settings.read(config))
@@ -99,10 +108,18 @@ def command(paths: tuple[str, ...], live: int | None, docker: bool, podman: bool
         number = settings.write_baseline(write_baseline, report.findings)
         write([f"{number} findings written to {write_baseline}"], to_error=True)
         return 0
-    if fix or unsafe_fixes:
-        return _mended(report, unsafe=unsafe_fixes, as_diff=as_diff)
-    _put(report, form, output, suppressed=show_suppressed, quiet=quiet)
+    if mending:
+        report = _mended(report, unsafe=unsafe_fixes, as_diff=as_diff)
+    else:
+        _put(report, form, output, suppressed=show_suppressed, quiet=quiet)
     return _status(report, fail_on or chosen.fail_on or "high", strict=strict)
+
+
+def _given() -> frozenset[str]:
+    """The parameters that the command line has, by name."""
+    context = click.get_current_context()
+    return frozenset(name for name in context.params if context.get_parameter_source(name)
+                     == click.core.ParameterSource.COMMANDLINE)
 
 
 def _status(report: Report, fail_on: str, *, strict: bool) -> int:
@@ -155,8 +172,11 @@ def _compared(old: str, new: str, *, form: str) -> int:
     return FOUND if any(change.loosens for change in found) else 0
 
 
-def _mended(report: Report, *, unsafe: bool, as_diff: bool) -> int:
-    """Write the fixes, or show them as a patch; say of every finding that is left what to do."""
+def _mended(report: Report, *, unsafe: bool, as_diff: bool) -> Report:
+    """Write the fixes, or show them as a patch; say of every finding that is left what to do, and
+    what could not be audited. The report of what is left."""
+    from dataclasses import replace
+
     from hardrun.audit import fix
     from hardrun.audit.rules import catalogue
 
@@ -173,11 +193,13 @@ def _mended(report: Report, *, unsafe: bool, as_diff: bool) -> int:
     said = [f"{number} finding{'s' if number != 1 else ''} mended in {len(done.texts)}"
             f" file{'s' if len(done.texts) != 1 else ''}, {len(done.left)} left"]
     for finding in done.left:
-        other = not unsafe and fix.settings(finding.rule, unsafe=True)
-        advice = "--unsafe-fixes may mend it" if other else finding.rule.fix
+        able = finding.source in fix.SOURCES and Path(finding.place.file).is_file()
+        advice = "--unsafe-fixes may mend it" if able and not unsafe and fix.settings(
+            finding.rule, unsafe=True) else finding.rule.fix
         said.append(printable(f"  {finding.place}  {finding.rule.id}  {advice}"))
+    said += [printable(f"  {problem.place}  {problem.message}") for problem in report.problems]
     write(said, to_error=as_diff)
-    return 0
+    return replace(report, findings=done.left)
 
 
 class Progression:

@@ -56,7 +56,11 @@ def _json(capsys: pytest.CaptureFixture[str], *words: str) -> Any:
     (["bad.yaml", "--fail-on", "critical"], 1), (["missing.yaml"], 125), ([], 2), (["--nope"], 2),
     (["good.yaml", "--policy", "nope"], 125), (["good.yaml", "--policy", "pss-baseline@v1.0"], 125),
     (["good.yaml", "--policy", "pss-restricted@v1.35"], 0), (["good.yaml", "--policy", "all"], 0),
-    (["--explain", "privileged"], 0), (["--explain", "nope"], 125), (["--live", "0"], 2),
+    (["--explain", "privileged"], 0), (["--explain", "nope"], 125), (["--explain", "KSV017"], 0),
+    (["--explain", "CKV_K8S_16"], 0), (["diff", "good.yaml"], 2), (["diff", "a", "b", "c"], 2),
+    (["diff", "good.yaml", "bad.yaml", "--format", "html"], 2),
+    (["diff", "good.yaml", "bad.yaml", "-o", "x"], 2), (["diff", "bad.yaml", "bad.yaml"], 0),
+    (["--live", "0"], 2),
     (["bad.yaml", "--policy", "docker-default"], 1),
 ])
 def test_the_exit_status(tree: Path, capsys: pytest.CaptureFixture[str], words: list[str],

@@ -196,17 +196,45 @@ def test_what_has_a_line_for_each_setting_is_fixed_and_the_rest_stays(
         assert f"  {rule}  " in out
 
 
-@pytest.mark.parametrize("name, text", [
-    ("run.sh", "docker run --read-only=false $OPTIONS x:1\n"),
-    ("Dockerfile", "FROM a:1\nCOPY id_rsa /k\n"), ("web.service", "[Service]\nExecStart=a"),
+@pytest.mark.parametrize("name, text, status", [
+    ("run.sh", "docker run --read-only=false $OPTIONS x:1\n", 0),
+    ("Dockerfile", "FROM a:1\nCOPY id_rsa /k\n", 1), ("web.service", "[Service]\nExecStart=a", 0),
 ])
-def test_what_is_not_mended_is_said_and_the_exit_is_the_same(
-        tree: Path, capsys: pytest.CaptureFixture[str], name: str, text: str) -> None:
+def test_what_is_not_mended_is_said_and_decides_the_exit(
+        tree: Path, capsys: pytest.CaptureFixture[str], name: str, text: str, status: int) -> None:
     (tree / name).write_text(text)
-    assert main(["audit", name, "--policy", "all", "--fix"]) == 0
+    assert main(["audit", name, "--policy", "all", "--fix"]) == status
     out = capsys.readouterr().out
     assert out.startswith("0 findings mended in 0 files, ")
     assert (tree / name).read_text() == text
+
+
+def test_what_could_not_be_audited_is_told_beside_fixes(
+        tree: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tree / "run.sh").write_text("docker run --privileged x:1\n")
+    (tree / "bad.yaml").write_text("a: [")
+    assert main(["audit", "run.sh", "bad.yaml", "--unsafe-fixes"]) == 125
+    out = capsys.readouterr().out
+    assert out.startswith("1 finding mended in 1 file, 0 left\n")
+    assert "bad.yaml:2:1  not YAML" in out
+
+
+def test_no_fix_is_promised_where_none_can_be(
+        tree: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    (tree / "config.json").write_text(examples.text("oci", {"process": {"noNewPrivileges": False}}))
+    assert main(["audit", "config.json", "--policy", "all", "--fix"]) == 0
+    assert "--unsafe-fixes may" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("words", [
+    ["--diff"], ["--fix", "--format", "json"], ["--fix", "-o", "x"],
+    ["--unsafe-fixes", "--write-baseline", "x"]])
+def test_options_that_mean_nothing_together_are_refused(
+        tree: Path, capsys: pytest.CaptureFixture[str], words: list[str]) -> None:
+    (tree / "run.sh").write_text("docker run --privileged x:1\n")
+    assert main(["audit", "run.sh", *words]) == 2
+    assert "fix" in capsys.readouterr().err
+    assert not (tree / "x").exists()
 
 
 def test_an_edit_that_does_not_help_is_taken_back(tree: Path) -> None:

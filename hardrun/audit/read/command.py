@@ -95,7 +95,8 @@ def _container(words: list[Word], where: Place) -> Subject:
     given: dict[str, list[Word]] = {}
     for option, value, place in said:
         given.setdefault(option, []).append((value, place))
-    privileged = [place for value, place in given.get("--privileged", ()) if value != "false"]
+    privileged = [place for value, place in given.get("--privileged", ())
+                  if gather.switch("privileged", value)]
     if privileged:
         gather.privileged(privileged[0])
     else:
@@ -138,7 +139,9 @@ def _environment(gather: Gather, value: str, place: Place) -> None:
 
 
 def _read_only(gather: Gather, value: str, place: Place) -> None:
-    gather.say("filesystem.read_only_root", value != "false", place)
+    read_only = gather.switch("filesystem.read_only_root", value)
+    if read_only is not None:
+        gather.say("filesystem.read_only_root", read_only, place)
 
 
 def _limit(control: str, factor: float = 1) -> Callable[[Gather, str, Place], None]:
