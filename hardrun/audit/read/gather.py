@@ -52,9 +52,11 @@ class Gather:
         """A value that holds since nobody said anything; one that is said already stays."""
         if self.elsewhere:
             self.unknown(name, self.elsewhere)
-        elif name not in self.unknowns:
-            where = place or replace(self.place, field=f"{self.place.field} ({name})")
-            self.values.setdefault(name, Seen(value, where, said=False))
+        elif name not in self.unknowns and name not in self.values:
+            here = self.place
+            where = place or Place(here.file, here.line, here.column, f"{here.field} ({name})",
+                                   here.chain)
+            self.values[name] = Seen(value, where, said=False)
 
     def loosest(self, name: str, value: object, place: Place) -> None:
         """One of several values that are written; the loosest counts."""
