@@ -358,3 +358,26 @@ def test_one_way_out_is_worse_than_many_small_things() -> None:
 
 def test_the_rules_that_ship_are_beside_the_policies() -> None:
     assert len(list((data_directory("policies") / "audit").glob("*.yaml"))) == 3
+
+
+@pytest.mark.parametrize("mark", ["", "\ufeff"])
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+@pytest.mark.parametrize("name, text, added", [
+    ("pod.yaml", "apiVersion: v1\nkind: Pod\nmetadata: {name: \u00e9}\nspec:\n  containers:\n"
+                 "  - name: a\n    image: a:1\n    securityContext:\n      privileged: true\n",
+     "privileged: false\n"),
+    ("compose.yaml", "services:\n  a:\n    image: a:1\n    privileged: true\n",
+     "cap_drop: [ALL]\n"),
+    ("Dockerfile", "FROM a:1\nRUN x\nCMD [\"x\"]\n", "USER 65532:65532\n"),
+    ("web.service", "[Service]\nExecStart=/x\n", "NoNewPrivileges=yes\n"),
+    ("run.sh", "docker run a:1\n", "--cap-drop ALL"),
+])
+def test_the_mark_and_the_ends_of_lines_stay(tree: Path, name: str, text: str, added: str, end: str,
+                                             mark: str) -> None:
+    before = mark + text.replace("\n", end)
+    (tree / name).write_bytes(before.encode())
+    main(["audit", name, "--policy", "pss-restricted", "--unsafe-fixes"])
+    after = (tree / name).read_bytes().decode()
+    assert added.replace("\n", end) in after
+    assert after.startswith(mark + before[len(mark):len(mark) + 4])
+    assert after.count("\n") == after.count(end)

@@ -169,6 +169,19 @@ def test_utf_16_and_tabs_and_pairs_of_escapes_are_read(tmp_path: Path) -> None:
     assert len(batch.subjects) == 2
 
 
+@pytest.mark.parametrize("name, text", [
+    ("Dockerfile", "FROM a:1\nUSER root\n"), ("web.service", "[Service]\nExecStart=/x\n"),
+    ("run.sh", "docker run a:1\n"), ("compose.yaml", "services: {a: {image: a}}\n"),
+    ("usr.bin.web", "profile web /usr/bin/web {\n  deny mount,\n}\n")])
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_every_source_is_read_as_the_mark_at_its_beginning_says(name: str, text: str,
+                                                                encoding: str) -> None:
+    batch = Batch()
+    walk.read_text(text.encode(encoding), name, batch, named=True)
+    assert not batch.problems
+    assert len(batch.subjects) == 1
+
+
 def test_compose_extends_anchors_defaults_and_long_forms() -> None:
     (base, web) = examples.subjects("""\
 x-logging: &common {pids_limit: 5}
