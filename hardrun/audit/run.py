@@ -19,13 +19,14 @@ from hardrun.posture.orders import nearest
 @dataclass(frozen=True, kw_only=True)
 class Request:
     """How to audit. ``policy``: names of sets, or of policies and files; ``today`` decides which
-    suppressions have expired."""
+    suppressions have expired; ``whole``: files of settings all of whose directory is audited."""
 
     policy: tuple[str, ...] = ()
     settings: Settings
     baseline: frozenset[str] | None = None
     foreign: bool = True
     today: datetime.date
+    whole: frozenset[str] = frozenset()
 
 
 def chosen_rules(names: Sequence[str], every: Sequence[Rule]) -> tuple[Rule, ...]:
@@ -75,7 +76,8 @@ def audit(batch: Batch, request: Request) -> Report:
         [f for f in judged.findings if f.rule.file.startswith("policies/audit/")]))
     notes = [n for n in batch.notes if request.foreign or not n.foreign]
     everywhere = [n for n in request.settings.notes if request.foreign or not n.foreign]
-    marked, problems = suppress.apply(findings, notes, everywhere, both, request.today)
+    marked, problems = suppress.apply(findings, notes, everywhere, both, request.today,
+                                      request.whole)
     absent: tuple[str, ...] = ()
     if request.baseline is not None:
         marked, absent = settings.against(marked, request.baseline)

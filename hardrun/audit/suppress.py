@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import datetime
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Container, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from hardrun.audit.located import At
@@ -112,11 +112,13 @@ def canonical(name: str) -> str:
 
 
 def apply(findings: Sequence[Finding], notes: Iterable[Note], everywhere: Iterable[Note],
-          rules: Sequence[Rule], today: datetime.date) -> tuple[list[Finding], list[Problem]]:
+          rules: Sequence[Rule], today: datetime.date,
+          whole: Container[str] = ()) -> tuple[list[Finding], list[Problem]]:
     """Findings with what suppresses them, and what is wrong with suppressions.
 
     One without a reason does not count, nor one that has expired; one of ours that suppresses
-    nothing is told. ``everywhere`` hold for every file.
+    nothing is told. ``everywhere`` hold for every file; what is audited is all that those in a file
+    of ``whole`` are for.
     """
     problems: list[Problem] = []
     by_file: dict[str, list[Note]] = {}
@@ -143,8 +145,8 @@ def apply(findings: Sequence[Finding], notes: Iterable[Note], everywhere: Iterab
             "external" if by in common else "inSource", by.reason, f"{by.file}:{by.line}")))
     problems += [Problem(note.place, f"suppresses nothing: {', '.join(sorted(note.ids))}",
                          warning=True)
-                 for notes_ in by_file.values() for note in notes_
-                 if note not in used and not note.foreign]
+                 for notes_ in (*by_file.values(), [n for n in common if n.file in whole])
+                 for note in notes_ if note not in used and not note.foreign]
     return result, problems
 
 

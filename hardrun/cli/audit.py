@@ -99,15 +99,16 @@ def command(paths: tuple[str, ...], live: int | None, docker: bool, podman: bool
     if config is not None:
         chosen = chosen.within(settings.read(config))
     batch = _gathered(paths, live, (*exclude, *chosen.exclude), docker=docker, podman=podman)
-    everywhere = (*chosen.notes, *walk.ignore_notes(
-        [".", *(path for path in paths if Path(path).is_dir())]))
+    directories = [path for path in paths if Path(path).is_dir()]
+    everywhere = (*chosen.notes, *walk.ignore_notes([".", *directories]))
     import datetime
 
     report = run.audit(batch, run.Request(
         policy=policy, settings=settings.Settings(
             chosen.policy, chosen.fail_on, chosen.exclude, chosen.severities, everywhere),
         baseline=settings.read_baseline(baseline) if baseline else None,
-        foreign=not no_foreign_suppressions, today=datetime.date.today()))
+        foreign=not no_foreign_suppressions, today=datetime.date.today(),
+        whole=frozenset(str(Path(path, settings.NAME)) for path in directories)))
     if write_baseline is not None:
         number = settings.write_baseline(write_baseline, report.findings)
         write([f"{number} findings written to {write_baseline}"], to_error=True)

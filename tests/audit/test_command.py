@@ -15,6 +15,7 @@ from hardrun.cli.audit import Progression
 from hardrun.cli.main import main
 from tests.audit import examples, sarif
 
+EXPIRED = "6  the suppression of host-uts expired on 2020-01-01"
 BAD = """\
 apiVersion: apps/v1
 kind: Deployment
@@ -186,6 +187,19 @@ def test_a_suppression_that_is_not_used_is_told(tree: Path,
                                     + examples.text("kubernetes"))
     assert "suppresses nothing: host-pid" in _run(capsys, "good.yaml")[1]
     assert _run(capsys, "good.yaml", "--strict")[0] == 125
+
+
+@pytest.mark.parametrize("paths, told", [
+    (["."], ["5  suppresses nothing: host-ipc", EXPIRED]), (["bad.yaml"], [EXPIRED])])
+def test_what_settings_ignore_and_is_not_there_is_told_where_all_of_it_is_audited(
+        tree: Path, capsys: pytest.CaptureFixture[str], paths: list[str], told: list[str]) -> None:
+    (tree / ".hardrun.yaml").write_text(
+        "apiVersion: hardrun/v1\nkind: AuditSettings\nignore:\n"
+        "- {rule: host-pid, reason: a debugger}\n- {rule: host-ipc, reason: a debugger}\n"
+        "- {rule: host-uts, reason: a debugger, until: '2020-01-01'}\n")
+    document = _json(capsys, *paths)
+    assert sorted(f"{p['line']}  {p['message']}" for p in document["problems"]) == told
+    assert document["summary"]["suppressed"] == 1
 
 
 def test_what_is_suppressed_is_counted_and_listed(tree: Path,
