@@ -21,10 +21,9 @@ ENGINES = tuple(_OTHER_IDS)
 
 def read(engine: str, batch: Batch) -> None:
     """Every container of ``docker`` or ``podman``, running or not. BadInput says why not."""
-    names = _asked(engine, "ps", "--all", "--quiet").decode().split()
-    if not names:
+    told = _every(engine)
+    if not told:
         return
-    told = _asked(engine, "inspect", *names)
     question, words = _OTHER_IDS[engine]
     other_ids = words & set(_asked(engine, *question).decode("utf-8", "replace").split())
     before = len(batch.subjects)
@@ -35,6 +34,17 @@ def read(engine: str, batch: Batch) -> None:
                        if name != "user_namespace"}
             values = {**subject.values, "user_namespace": Seen("own", subject.place)}
             batch.subjects[number] = replace(subject, values=values, unknown=unknown)
+
+
+def _every(engine: str, tries: int = 3) -> bytes:
+    """What it says of every container; nothing where it has none."""
+    names = _asked(engine, "ps", "--all", "--quiet").decode().split()
+    try:
+        return _asked(engine, "inspect", *names) if names else b""
+    except BadInput:
+        if tries == 1:
+            raise
+    return _every(engine, tries - 1)  # one has ended meanwhile, and was removed
 
 
 def _asked(engine: str, *words: str) -> bytes:

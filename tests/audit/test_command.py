@@ -278,6 +278,11 @@ def test_what_an_engine_tells_is_audited(tree: Path, capsys: pytest.CaptureFixtu
     status, out, _ = _run(capsys, "--docker")
     assert status == 1
     assert "<docker>:" in out
+    # one of those that were listed is gone when it is asked for
+    gone = tree / "gone"
+    engine.write_text(f"#!/bin/sh\ncase $1 in ps) [ -e {gone} ] || echo a; echo b;;\n"
+                      f"inspect) [ $# = 2 ] || {{ touch {gone}; exit 1; }}; cat {told};; esac\n")
+    assert _run(capsys, "--docker")[0] == 1
     engine.write_text("#!/bin/sh\necho no daemon >&2; exit 1\n")
     status, _, err = _run(capsys, "--docker")
     assert (status, err) == (125, "hardrun: --docker: no daemon\n")
