@@ -26,6 +26,7 @@ from hardrun.audit.tree import around
 from hardrun.audit.walk import Batch, read_text
 
 _PLAIN = re.compile(r"[A-Za-z][A-Za-z0-9_.=/-]*(:[A-Za-z0-9_.=/-]+)*")
+_MARK = "\ufeff"
 _STEP = 2  # columns of a block that is new
 
 
@@ -46,6 +47,8 @@ _COMPOSE: Mapping[str, tuple[str, Any]] = {
     "readOnlyRootFilesystem": ("read_only", True), "capabilities": ("cap_drop", ["ALL"]),
     "runAsUser": ("user", f"{lines.USER}:{lines.USER}")}
 _YAML = frozenset({"kubernetes", "compose"})
+SOURCES = _YAML | lines.SOURCES
+"""Where anything can be mended."""
 
 
 def settings(rule: Rule, *, unsafe: bool) -> Mapping[str, Any]:
@@ -80,19 +83,28 @@ def mended(findings: Sequence[Finding], rules: Mapping[str, Rule], *, unsafe: bo
                 for home, subject in finding.workloads]
         if not all(done):
             left.append(finding)
-    return Mended({file: (text.old, text.new) for file, text in texts.items()
-                   if text.new != text.old}, tuple(left), tuple(dict.fromkeys(links)))
+    return Mended({file: (text.as_it_was(text.old), text.as_it_was(text.new))
+                   for file, text in texts.items() if text.new != text.old},
+                  tuple(left), tuple(dict.fromkeys(links)))
 
 
 class _Text:
-    """One file while it is mended."""
+    """One file while it is mended: without the mark that it may begin with, and lines that all end
+    in CRLF end in LF."""
 
     def __init__(self, file: str, rules: Sequence[Rule]) -> None:
         with open(file, "rb") as stream:
-            self.old = self.new = stream.read().decode("utf-8", "surrogateescape")
+            text = stream.read().decode("utf-8", "surrogateescape")
+        self._mark = _MARK if text.startswith(_MARK) else ""
+        self._end = "\r\n" if 0 < text.count("\n") == text.count("\r\n") else "\n"
+        self.old = self.new = text.removeprefix(_MARK).replace(self._end, "\n")
         self.file = file
         self._rules = rules
         self._audited = self._audit(self.new)
+
+    def as_it_was(self, text: str) -> str:
+        """A text with the mark and the ends of lines that the file has."""
+        return self._mark + text.replace("\n", self._end)
 
     def _audit(self, text: str) -> _Audited:
         batch = Batch(tree=around(self.file))

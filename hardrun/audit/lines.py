@@ -80,3 +80,4 @@ def _instruction(text: str, name: str, found: Place, workload: Place) -> str:
 
 _EDITS: Mapping[str, Callable[[str, str, Place, Place], str]] = {
     "command": _option, "systemd": _setting, "dockerfile": _instruction}
+SOURCES = frozenset(_EDITS)

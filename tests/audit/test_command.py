@@ -15,6 +15,7 @@ from hardrun.cli.audit import Progression
 from hardrun.cli.main import main
 from tests.audit import examples, sarif
 
+EXPIRED = "6  the suppression of host-uts expired on 2020-01-01"
 BAD = """\
 apiVersion: apps/v1
 kind: Deployment
@@ -56,7 +57,11 @@ def _json(capsys: pytest.CaptureFixture[str], *words: str) -> Any:
     (["bad.yaml", "--fail-on", "critical"], 1), (["missing.yaml"], 125), ([], 2), (["--nope"], 2),
     (["good.yaml", "--policy", "nope"], 125), (["good.yaml", "--policy", "pss-baseline@v1.0"], 125),
     (["good.yaml", "--policy", "pss-restricted@v1.35"], 0), (["good.yaml", "--policy", "all"], 0),
-    (["--explain", "privileged"], 0), (["--explain", "nope"], 125), (["--live", "0"], 2),
+    (["--explain", "privileged"], 0), (["--explain", "nope"], 125), (["--explain", "KSV017"], 0),
+    (["--explain", "CKV_K8S_16"], 0), (["diff", "good.yaml"], 2), (["diff", "a", "b", "c"], 2),
+    (["diff", "good.yaml", "bad.yaml", "--format", "html"], 2),
+    (["diff", "good.yaml", "bad.yaml", "-o", "x"], 2), (["diff", "bad.yaml", "bad.yaml"], 0),
+    (["--live", "0"], 2),
     (["bad.yaml", "--policy", "docker-default"], 1),
 ])
 def test_the_exit_status(tree: Path, capsys: pytest.CaptureFixture[str], words: list[str],
@@ -101,14 +106,12 @@ def test_names_from_files_steer_no_terminal(tree: Path, capsys: pytest.CaptureFi
 def test_sarif_is_what_code_scanning_reads(tree: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tree / "broken.yaml").write_text("a: [")
     status, out, _ = _run(capsys, ".", "--format", "sarif")
-    document = json.loads(out)
-    sarif.check(document)
+    document = sarif.check(out)
     (run,) = document["runs"]
     assert status == 125
     assert not run["invocations"][0]["executionSuccessful"]
     assert [r["ruleId"] for r in run["results"]] == ["privileged", "host-pid"]
-    clean = json.loads(_run(capsys, "good.yaml", "--format", "sarif")[1])
-    sarif.check(clean)
+    clean = sarif.check(_run(capsys, "good.yaml", "--format", "sarif")[1])
     assert clean["runs"][0]["results"] == []
     assert len(clean["runs"][0]["tool"]["driver"]["rules"]) > 30
 
@@ -186,6 +189,19 @@ def test_a_suppression_that_is_not_used_is_told(tree: Path,
     assert _run(capsys, "good.yaml", "--strict")[0] == 125
 
 
+@pytest.mark.parametrize("paths, told", [
+    (["."], ["5  suppresses nothing: host-ipc", EXPIRED]), (["bad.yaml"], [EXPIRED])])
+def test_what_settings_ignore_and_is_not_there_is_told_where_all_of_it_is_audited(
+        tree: Path, capsys: pytest.CaptureFixture[str], paths: list[str], told: list[str]) -> None:
+    (tree / ".hardrun.yaml").write_text(
+        "apiVersion: hardrun/v1\nkind: AuditSettings\nignore:\n"
+        "- {rule: host-pid, reason: a debugger}\n- {rule: host-ipc, reason: a debugger}\n"
+        "- {rule: host-uts, reason: a debugger, until: '2020-01-01'}\n")
+    document = _json(capsys, *paths)
+    assert sorted(f"{p['line']}  {p['message']}" for p in document["problems"]) == told
+    assert document["summary"]["suppressed"] == 1
+
+
 def test_what_is_suppressed_is_counted_and_listed(tree: Path,
                                                   capsys: pytest.CaptureFixture[str]) -> None:
     (tree / "bad.yaml").write_text(f"# hardrun:ignore-file privileged,host-pid: known\n{BAD}")
@@ -207,7 +223,7 @@ def test_only_what_is_not_in_the_baseline_fails(tree: Path,
     status, out, _ = _run(capsys, "bad.yaml", "--baseline", "b.json", "--format", "sarif")
     assert status == 1
     assert [r["baselineState"] for r in json.loads(out)["runs"][0]["results"]] == [
-        "unchanged", "new"]
+        "new", "unchanged"]  # what counts is told first
     assert len(_json(capsys, "bad.yaml", "--baseline", "b.json")["absent"]) == 1
 
 
@@ -262,6 +278,11 @@ def test_what_an_engine_tells_is_audited(tree: Path, capsys: pytest.CaptureFixtu
     status, out, _ = _run(capsys, "--docker")
     assert status == 1
     assert "<docker>:" in out
+    # one of those that were listed is gone when it is asked for
+    gone = tree / "gone"
+    engine.write_text(f"#!/bin/sh\ncase $1 in ps) [ -e {gone} ] || echo a; echo b;;\n"
+                      f"inspect) [ $# = 2 ] || {{ touch {gone}; exit 1; }}; cat {told};; esac\n")
+    assert _run(capsys, "--docker")[0] == 1
     engine.write_text("#!/bin/sh\necho no daemon >&2; exit 1\n")
     status, _, err = _run(capsys, "--docker")
     assert (status, err) == (125, "hardrun: --docker: no daemon\n")
@@ -284,7 +305,9 @@ def test_a_bar_on_a_terminal_where_it_takes_long_and_nothing_on_a_pipe(
         bar.close()
         stream.write("end")
         stream.flush()
-        said = os.read(reading, 65536).decode()
+        said = ""
+        while not said.endswith("end"):  # a terminal hands over what has arrived so far
+            said += os.read(reading, 65536).decode()
     os.close(reading)
     assert ("3/3" in said, said.endswith("end")) == (shown, True)
     assert shown or said == "end"

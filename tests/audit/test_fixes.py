@@ -196,17 +196,45 @@ def test_what_has_a_line_for_each_setting_is_fixed_and_the_rest_stays(
         assert f"  {rule}  " in out
 
 
-@pytest.mark.parametrize("name, text", [
-    ("run.sh", "docker run --read-only=false $OPTIONS x:1\n"),
-    ("Dockerfile", "FROM a:1\nCOPY id_rsa /k\n"), ("web.service", "[Service]\nExecStart=a"),
+@pytest.mark.parametrize("name, text, status", [
+    ("run.sh", "docker run --read-only=false $OPTIONS x:1\n", 0),
+    ("Dockerfile", "FROM a:1\nCOPY id_rsa /k\n", 1), ("web.service", "[Service]\nExecStart=a", 0),
 ])
-def test_what_is_not_mended_is_said_and_the_exit_is_the_same(
-        tree: Path, capsys: pytest.CaptureFixture[str], name: str, text: str) -> None:
+def test_what_is_not_mended_is_said_and_decides_the_exit(
+        tree: Path, capsys: pytest.CaptureFixture[str], name: str, text: str, status: int) -> None:
     (tree / name).write_text(text)
-    assert main(["audit", name, "--policy", "all", "--fix"]) == 0
+    assert main(["audit", name, "--policy", "all", "--fix"]) == status
     out = capsys.readouterr().out
     assert out.startswith("0 findings mended in 0 files, ")
     assert (tree / name).read_text() == text
+
+
+def test_what_could_not_be_audited_is_told_beside_fixes(
+        tree: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tree / "run.sh").write_text("docker run --privileged x:1\n")
+    (tree / "bad.yaml").write_text("a: [")
+    assert main(["audit", "run.sh", "bad.yaml", "--unsafe-fixes"]) == 125
+    out = capsys.readouterr().out
+    assert out.startswith("1 finding mended in 1 file, 0 left\n")
+    assert "bad.yaml:2:1  not YAML" in out
+
+
+def test_no_fix_is_promised_where_none_can_be(
+        tree: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    (tree / "config.json").write_text(examples.text("oci", {"process": {"noNewPrivileges": False}}))
+    assert main(["audit", "config.json", "--policy", "all", "--fix"]) == 0
+    assert "--unsafe-fixes may" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("words", [
+    ["--diff"], ["--fix", "--format", "json"], ["--fix", "-o", "x"],
+    ["--unsafe-fixes", "--write-baseline", "x"]])
+def test_options_that_mean_nothing_together_are_refused(
+        tree: Path, capsys: pytest.CaptureFixture[str], words: list[str]) -> None:
+    (tree / "run.sh").write_text("docker run --privileged x:1\n")
+    assert main(["audit", "run.sh", *words]) == 2
+    assert "fix" in capsys.readouterr().err
+    assert not (tree / "x").exists()
 
 
 def test_an_edit_that_does_not_help_is_taken_back(tree: Path) -> None:
@@ -330,3 +358,26 @@ def test_one_way_out_is_worse_than_many_small_things() -> None:
 
 def test_the_rules_that_ship_are_beside_the_policies() -> None:
     assert len(list((data_directory("policies") / "audit").glob("*.yaml"))) == 3
+
+
+@pytest.mark.parametrize("mark", ["", "\ufeff"])
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+@pytest.mark.parametrize("name, text, added", [
+    ("pod.yaml", "apiVersion: v1\nkind: Pod\nmetadata: {name: \u00e9}\nspec:\n  containers:\n"
+                 "  - name: a\n    image: a:1\n    securityContext:\n      privileged: true\n",
+     "privileged: false\n"),
+    ("compose.yaml", "services:\n  a:\n    image: a:1\n    privileged: true\n",
+     "cap_drop: [ALL]\n"),
+    ("Dockerfile", "FROM a:1\nRUN x\nCMD [\"x\"]\n", "USER 65532:65532\n"),
+    ("web.service", "[Service]\nExecStart=/x\n", "NoNewPrivileges=yes\n"),
+    ("run.sh", "docker run a:1\n", "--cap-drop ALL"),
+])
+def test_the_mark_and_the_ends_of_lines_stay(tree: Path, name: str, text: str, added: str, end: str,
+                                             mark: str) -> None:
+    before = mark + text.replace("\n", end)
+    (tree / name).write_bytes(before.encode())
+    main(["audit", name, "--policy", "pss-restricted", "--unsafe-fixes"])
+    after = (tree / name).read_bytes().decode()
+    assert added.replace("\n", end) in after
+    assert after.startswith(mark + before[len(mark):len(mark) + 4])
+    assert after.count("\n") == after.count(end)

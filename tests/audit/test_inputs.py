@@ -169,6 +169,19 @@ def test_utf_16_and_tabs_and_pairs_of_escapes_are_read(tmp_path: Path) -> None:
     assert len(batch.subjects) == 2
 
 
+@pytest.mark.parametrize("name, text", [
+    ("Dockerfile", "FROM a:1\nUSER root\n"), ("web.service", "[Service]\nExecStart=/x\n"),
+    ("run.sh", "docker run a:1\n"), ("compose.yaml", "services: {a: {image: a}}\n"),
+    ("usr.bin.web", "profile web /usr/bin/web {\n  deny mount,\n}\n")])
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_every_source_is_read_as_the_mark_at_its_beginning_says(name: str, text: str,
+                                                                encoding: str) -> None:
+    batch = Batch()
+    walk.read_text(text.encode(encoding), name, batch, named=True)
+    assert not batch.problems
+    assert len(batch.subjects) == 1
+
+
 def test_compose_extends_anchors_defaults_and_long_forms() -> None:
     (base, web) = examples.subjects("""\
 x-logging: &common {pids_limit: 5}
@@ -255,6 +268,68 @@ def test_a_template_that_happens_to_be_yaml_is_told(tmp_path: Path) -> None:
                   service__yaml="apiVersion: v1\nkind: Service\n", good__yaml=POD)
     (problem,) = batch.problems
     assert (problem.template, len(batch.subjects)) == (True, 1)
+
+
+@pytest.mark.parametrize("name, text, fact", [
+    ("pod.yaml", "hostPID: ${PID}", "pid_namespace"),
+    ("pod.yaml", 'hostPID: "{{ p }}"', "pid_namespace"),
+    ("pod.yaml", "hostNetwork: $NET", "network_mode"),
+    ("pod.yaml", "hostIPC: ${IPC}", "namespaces.shared"),
+    ("pod.yaml", "hostUsers: ${U}", "user_namespace"),
+    ("pod.yaml", "securityContext: {runAsNonRoot: $R}", "enforced_non_root"),
+    ("pod.yaml", "securityContext: {seccompProfile: {type: $S}}", "seccomp_mode"),
+    ("pod.yaml", "automountServiceAccountToken: $T", "service_account_token"),
+    ("compose.yaml", "privileged: ${P}", "privileged"),
+    ("compose.yaml", "read_only: ${R}", "filesystem.read_only_root"),
+    ("compose.yaml", "network_mode: ${N}", "network_mode"),
+    ("compose.yaml", "ipc: ${N}", "namespaces.shared"),
+    ("compose.yaml", "userns_mode: ${N}", "user_namespace"),
+    ("compose.yaml", "security_opt: ['seccomp=${S}']", "seccomp_mode"),
+    ("compose.yaml", "cap_add: ['${C}']", "capabilities"),
+    ("run.sh", "--privileged=$P", "privileged"), ("run.sh", "--pid $P", "pid_namespace"),
+    ("run.sh", "--read-only=$R", "filesystem.read_only_root"),
+    ("run.sh", "--security-opt apparmor=$A", "apparmor_mode"),
+])
+def test_what_somebody_else_fills_in_is_not_known(name: str, text: str, fact: str) -> None:
+    content = {"pod.yaml": "apiVersion: v1\nkind: Pod\nspec:\n  %s\n  containers: [{name: a}]\n",
+               "compose.yaml": "services:\n  a:\n    image: a:1\n    %s\n",
+               "run.sh": "docker run %s a:1\n"}[name] % text
+    (subject,) = examples.subjects(content, name)
+    assert fact not in subject.values
+    assert fact in subject.unknown
+
+
+@pytest.mark.parametrize("text, value", [
+    ("${P:-true}", True), ("${P:-false}", False), ("${Q}", True), ("${R}", False)])
+def test_switches_of_a_service_are_filled_in_where_their_values_are_known(
+        tmp_path: Path, text: str, value: bool) -> None:
+    (tmp_path / ".env").write_text("Q=true\nR=no\n")
+    (tmp_path / "compose.yaml").write_text(
+        f"services:\n  a:\n    image: a:1\n    privileged: {text}\n    read_only: {text}\n")
+    (subject,) = read_paths([str(tmp_path)]).subjects
+    assert subject.values["privileged"].value is value
+    assert subject.values["filesystem.read_only_root"].value is value
+
+
+@pytest.mark.parametrize("line, place", [
+    ("hostPID: {{ .Values.pid }}", (4, 12)), ("volumes: [{{ .v }}]", (4, 13)),
+    ("securityContext: {{ toYaml . }}", (4, 20))])
+def test_a_template_in_the_place_of_a_value_is_told_and_not_taken_for_one(
+        tmp_path: Path, line: str, place: tuple[int, int]) -> None:
+    pod = f"apiVersion: v1\nkind: Pod\nspec:\n  {line}\n  containers: [{{name: a}}]\n"
+    batch = _read(tmp_path, t__yaml=pod, good__yaml=POD)
+    (problem,) = batch.problems
+    assert problem.template
+    assert (problem.place.line, problem.place.column) == place
+    assert len(batch.subjects) == 1
+
+
+def test_braces_in_texts_make_no_template(tmp_path: Path) -> None:
+    batch = _read(tmp_path, a__yaml="apiVersion: v1\nkind: Pod\nspec:\n  containers:\n  - name: a\n"
+                                    "    args: ['{{ x }}', \"{{y}}\"]\n    command:\n"
+                                    "    - |\n      echo {{ z }}\n")
+    assert not batch.problems
+    assert len(batch.subjects) == 1
 
 
 def test_stages_continuations_and_here_documents_of_a_dockerfile() -> None:

@@ -25,6 +25,7 @@ from tests.sandbox.hosts import ROOT, Host, Outcome
 
 _ADMIN_PATH = os.environ.get("PATH", "") + ":/usr/sbin:/sbin"  # where Debian has runc
 RUNC = shutil.which("runc", path=_ADMIN_PATH)
+CRUN = shutil.which("crun", path=_ADMIN_PATH)
 PODMAN = shutil.which("podman") if shutil.which("newuidmap") else None
 # Docker's, as of 28; the bounding set of what runs as another user than root.
 CAPABILITIES = tuple(f"CAP_{name}" for name in (
@@ -108,19 +109,22 @@ class Podman:
         shim.write_text(RUNTIME_SHIM.format(runc=RUNC))
         shim.chmod(0o755)
         (directory / "containers.conf").write_text(PODMAN_CONF.format(shim=shim))
+        (directory / "storage.conf").write_text(
+            f'[storage]\ndriver = "vfs"\ngraphroot = "{directory}/storage"\n'
+            f'rootless_storage_path = "{directory}/storage"\nrunroot = "{self._run}/storage"\n')
 
     @property
     def environment(self) -> dict[str, str]:
         """What podman itself has to be given."""
         return {"CONTAINERS_CONF": str(self.directory / "containers.conf"),
+                "CONTAINERS_STORAGE_CONF": str(self.directory / "storage.conf"),
                 "XDG_RUNTIME_DIR": str(self._run)}
 
-    def command(self, *options: str) -> list[str]:
+    def command(self, *options: str, network: str = "none") -> list[str]:
         """``podman run``; what is to be run inside follows."""
-        return [str(PODMAN), "--root", str(self.directory / "storage"), "--runroot",
-                str(self._run / "storage"), "--storage-driver", "vfs", "--log-level", "error",
-                "--runtime", "runc", "run", "--rm", "--cgroups=disabled", "--ulimit", "host",
-                "--network", "none", *options, "--rootfs", str(self.directory / "rootfs")]
+        return [str(PODMAN), "--log-level", "error", "--runtime", "runc", "run", "--rm",
+                "--cgroups=disabled", "--ulimit", "host", "--network", network, *options,
+                "--rootfs", str(self.directory / "rootfs")]
 
     def __call__(self, host: Host, script: str) -> Outcome:
         """Run a script in it as its root, in the host's working directory."""

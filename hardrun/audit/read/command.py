@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import re
 from bisect import bisect_right
-from collections.abc import Callable, Iterator, Mapping
-from typing import NamedTuple
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 from hardrun.audit.model import Place, Subject
 from hardrun.audit.read import engine
@@ -26,11 +25,6 @@ _SWITCHES = frozenset({  # long options that take no value
 _SHORT_SWITCHES = frozenset("ditPq")
 _LONG = {"-v": "--volume", "-p": "--publish", "-e": "--env", "-u": "--user", "-m": "--memory",
          "--net": "--network"}
-
-
-class _Word(NamedTuple):
-    text: str
-    place: Place
 
 
 def is_script(text: str) -> bool:
@@ -58,7 +52,7 @@ def read(text: str, file: str) -> Iterator[Subject]:
         words = []
         position = match.end()
         while token := _TOKEN.match(joined, position):
-            words.append(_Word(_unquoted(token[1]), place(token.start(1), token[1].split("=")[0])))
+            words.append((_unquoted(token[1]), place(token.start(1), token[1].split("=")[0])))
             position = token.end()
         here = place(begin, "")
         yield _container(words, Place(file, here.line, here.column, "run",
@@ -70,14 +64,14 @@ def _unquoted(word: str) -> str:
                   lambda m: m[1] or (m[2] or "").replace('\\"', '"') or m[3] or "", word)
 
 
-def _options(words: list[_Word]) -> tuple[list[tuple[str, str, Place]], _Word | None]:
+def options(words: Iterable[Word]) -> tuple[list[tuple[str, str, Place]], Word | None]:
     """Options with their values, and the image, which is the first word that is none of them."""
     found: list[tuple[str, str, Place]] = []
     waiting = iter(words)
-    for word in waiting:
-        name, equals, value = word.text.partition("=")
+    for text, place in waiting:
+        name, equals, value = text.partition("=")
         if not name.startswith("-") or name == "--":
-            return found, next(waiting, None) if name == "--" else word
+            return found, next(waiting, None) if name == "--" else (text, place)
         if not name.startswith("--") and len(name) > 2 and name[1] in _SHORT_SWITCHES:
             name = "-" + name.lstrip("-" + "".join(_SHORT_SWITCHES))  # -itv
             if name == "-":
@@ -86,23 +80,23 @@ def _options(words: list[_Word]) -> tuple[list[tuple[str, str, Place]], _Word | 
             name, value, equals = name[:2], name[2:] + equals + value, "="
         name = _LONG.get(name, name)
         if equals:
-            found.append((name, value, word.place))
+            found.append((name, value, place))
         elif name in _SWITCHES or (len(name) == 2 and name[1] in _SHORT_SWITCHES):
-            found.append((name, "true", word.place))
+            found.append((name, "true", place))
         else:
-            following = next(waiting, None)
-            found.append((name, following.text if following else "", word.place))
+            found.append((name, next(waiting, ("", place))[0], place))
     return found, None
 
 
-def _container(words: list[_Word], where: Place) -> Subject:
-    options, image = _options(words)
-    name = next((value for option, value, _ in options if option == "--name"), "")
-    gather = Gather("command", name or (image.text if image else "?"), f"line {where.line}", where)
+def _container(words: list[Word], where: Place) -> Subject:
+    said, image = options(words)
+    name = next((value for option, value, _ in said if option == "--name"), "")
+    gather = Gather("command", name or (image[0] if image else "?"), f"line {where.line}", where)
     given: dict[str, list[Word]] = {}
-    for option, value, place in options:
+    for option, value, place in said:
         given.setdefault(option, []).append((value, place))
-    privileged = [place for value, place in given.get("--privileged", ()) if value != "false"]
+    privileged = [place for value, place in given.get("--privileged", ())
+                  if gather.switch("privileged", value)]
     if privileged:
         gather.privileged(privileged[0])
     else:
@@ -120,7 +114,7 @@ def _container(words: list[_Word], where: Place) -> Subject:
         gather.unknown("ids.user", "the image decides")
     _health(gather, given)
     if image is not None:
-        gather.image(image.text, image.place)
+        gather.image(*image)
     engine.by_default(gather)
     return gather.subject()
 
@@ -145,7 +139,9 @@ def _environment(gather: Gather, value: str, place: Place) -> None:
 
 
 def _read_only(gather: Gather, value: str, place: Place) -> None:
-    gather.say("filesystem.read_only_root", value != "false", place)
+    read_only = gather.switch("filesystem.read_only_root", value)
+    if read_only is not None:
+        gather.say("filesystem.read_only_root", read_only, place)
 
 
 def _limit(control: str, factor: float = 1) -> Callable[[Gather, str, Place], None]:

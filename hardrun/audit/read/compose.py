@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from hardrun.audit.located import At
+from hardrun.audit.located import At, truth_of
 from hardrun.audit.model import Subject
 from hardrun.audit.read import engine
 from hardrun.audit.read.gather import Gather, Word
@@ -93,7 +93,7 @@ class _Service:
     def subject(self) -> Subject:
         """What it comes to."""
         gather = self.gather
-        if self.one("privileged").truth():
+        if gather.switch("privileged", self.filled(self.one("privileged").text())):
             gather.privileged(self.one("privileged").place)
         else:
             gather.capabilities(self.words("cap_add"), self.words("cap_drop"),
@@ -132,7 +132,8 @@ class _Service:
             engine.bind(self.gather, spec, item.place)
             self._volume(spec.partition(":")[0], spec.rpartition(":")[2].split(","), item)
             return
-        options = ["ro"] if item.get("read_only").truth() else []
+        read_only = truth_of(self.filled(item.get("read_only").text()))
+        options = ["ro"] if read_only else []
         source = self.filled(item.get("source").text())
         if item.get("type").text() == "bind":
             options.append(item.get("bind", "propagation").text())
@@ -159,9 +160,9 @@ class _Service:
 
     def _rest(self) -> None:
         gather = self.gather
-        root = self.one("read_only")
-        if root.truth() is not None:
-            gather.say("filesystem.read_only_root", root.truth(), root.place)
+        root = gather.switch("filesystem.read_only_root", self.filled(self.one("read_only").text()))
+        if root is not None:
+            gather.say("filesystem.read_only_root", root, self.one("read_only").place)
         engine.user(gather, self.filled(self.one("user").text()), self.one("user").place)
         for control, names, factor in (
                 ("limits.memory", ("mem_limit",), 1),

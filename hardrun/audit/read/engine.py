@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterable
 
 from hardrun.audit.model import Place
-from hardrun.audit.read.gather import Gather, Word, numbers
+from hardrun.audit.read.gather import LATER, Gather, Word, filled_later, numbers
 
 SIZES = {"": 1, "b": 1, "B": 1, "k": 2**10, "K": 2**10, "m": 2**20, "M": 2**20, "g": 2**30,
          "G": 2**30, "t": 2**40, "kb": 2**10, "KB": 2**10, "mb": 2**20, "MB": 2**20, "gb": 2**30,
@@ -21,6 +21,9 @@ _OWN = {"": "own", "private": "own", "bridge": "own", "default": "own", "none": 
 
 def namespace(gather: Gather, kind: str, value: str, place: Place) -> None:
     """How one namespace is chosen: ``host``, ``none``, ``container:x`` or a name."""
+    if filled_later(value):
+        gather.unknown("namespaces.shared" if kind in _SHARED else _NAMESPACES[kind], LATER)
+        return
     if kind in _SHARED:
         if value == "host":
             gather.add("namespaces.shared", _SHARED[kind], place)
@@ -48,7 +51,9 @@ def security_options(gather: Gather, words: Iterable[Word]) -> None:
     """``--security-opt``: seccomp, apparmor, label, no-new-privileges, systempaths, unmask."""
     for word, place in words:
         key, _, value = re.sub(r"[=:]", "=", word, count=1).partition("=")
-        if key in ("seccomp", "apparmor") and value:
+        if key in ("seccomp", "apparmor") and value.startswith(("$", "{{", "`")):
+            gather.unknown(f"{key}_mode", LATER)
+        elif key in ("seccomp", "apparmor") and value:
             gather.loosest(f"{key}_mode", "unconfined" if value == "unconfined" else "profile",
                            place)
         elif key == "label" and value in ("disable", "type:spc_t", "type=spc_t"):
@@ -119,7 +124,7 @@ def size(gather: Gather, control: str, text: str, place: Place, factor: float = 
     """A limit; 0 and -1 are none."""
     amount = numbers(text, SIZES)
     if amount is None and text not in ("-1", ""):
-        gather.unknown(control, "it is filled in later")
+        gather.unknown(control, LATER)
     elif amount:
         gather.say(control, int(amount * factor), place)
     elif text:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import posixpath
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from hardrun.audit.facts import BOUNDABLE
+from hardrun.audit.located import truth_of
 from hardrun.audit.model import Place, Seen, Source, Subject
 from hardrun.posture.capabilities import CAPABILITIES
 
@@ -27,6 +28,8 @@ _TOKENS = {"~": "$HOME", "$HOME": "$HOME", "${HOME}": "$HOME", ".": "$workdir", 
 _HAVE_PROFILE = frozenset({"compose", "inspect", "command"})  # Docker and podman set theirs unasked
 
 Word = tuple[str, Place]
+LATER = "it is filled in later"
+_LATER = re.compile(r"[$`]|\{[{%]")
 
 
 class Gather:
@@ -49,9 +52,11 @@ class Gather:
         """A value that holds since nobody said anything; one that is said already stays."""
         if self.elsewhere:
             self.unknown(name, self.elsewhere)
-        elif name not in self.unknowns:
-            where = place or replace(self.place, field=f"{self.place.field} ({name})")
-            self.values.setdefault(name, Seen(value, where, said=False))
+        elif name not in self.unknowns and name not in self.values:
+            here = self.place
+            where = place or Place(here.file, here.line, here.column, f"{here.field} ({name})",
+                                   here.chain)
+            self.values[name] = Seen(value, where, said=False)
 
     def loosest(self, name: str, value: object, place: Place) -> None:
         """One of several values that are written; the loosest counts."""
@@ -78,6 +83,12 @@ class Gather:
         """A value that can't be known from this source."""
         if name not in self.values:
             self.unknowns[name] = reason
+
+    def switch(self, name: str, text: str) -> bool | None:
+        """A boolean; None when it is none, not known where somebody else fills it in."""
+        if filled_later(text):
+            self.unknown(name, LATER)
+        return truth_of(text)
 
     def subject(self) -> Subject:
         """What was gathered, as the controls of a posture, too."""
@@ -108,7 +119,7 @@ class Gather:
 
     # -- what engines have in common ---------------------------------------------------------------
 
-    def capabilities(self, add: Iterable[Word], drop: Iterable[Word], default: Place,
+    def capabilities(self, add: Sequence[Word], drop: Iterable[Word], default: Place,
                      base: frozenset[str] = DEFAULT_CAPABILITIES) -> None:
         """What is added to, and dropped from, an engine's default."""
         dropped: set[str] = set()
@@ -121,9 +132,10 @@ class Gather:
                 value.add(name)
                 elements.setdefault(name, place)
         first = next(iter(elements.values()), default)
-        if self.elsewhere and not elements:
-            self.unknown("capabilities", self.elsewhere)
-            self.unknown("capabilities_added", self.elsewhere)
+        lacks = self.elsewhere or (LATER if any(filled_later(word) for word, _ in add) else "")
+        if lacks and not elements:
+            self.unknown("capabilities", lacks)
+            self.unknown("capabilities_added", lacks)
             return
         self.values["capabilities"] = Seen(frozenset(value), default, said=False, elements=elements)
         self.values["capabilities_added"] = Seen(frozenset(elements), first,
@@ -155,7 +167,7 @@ class Gather:
         """The reference of an image."""
         level = image_level(reference)
         if level is None:
-            self.unknown("image_reference", "it is filled in later")
+            self.unknown("image_reference", LATER)
         else:
             self.say("image_reference", level, place)
 
@@ -174,6 +186,11 @@ def _named(word: str) -> frozenset[str]:
         return CAPABILITIES.loosest
     name = name if name.startswith("CAP_") else f"CAP_{name}"
     return frozenset({name}) & CAPABILITIES.loosest
+
+
+def filled_later(text: str) -> bool:
+    """Whether a variable or a template of somebody else's stands in a text."""
+    return _LATER.search(text) is not None
 
 
 def host_path(path: str) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from hardrun.audit.located import At
 from hardrun.audit.model import Subject
-from hardrun.audit.read import engine
+from hardrun.audit.read import command, engine
 from hardrun.audit.read.gather import DEFAULT_CAPABILITIES, Gather, Word
 
 _MODES = (("NetworkMode", "network"), ("PidMode", "pid"), ("IpcMode", "ipc"), ("UTSMode", "uts"),
@@ -45,7 +45,9 @@ def _container(item: At) -> Subject:
         at = host.get(field)
         if at.text():
             engine.namespace(gather, kind, at.text(), at.place)
-    engine.security_options(gather, _words(host.get("SecurityOpt")))
+    engine.security_options(gather, [*_words(host.get("SecurityOpt")), *_asked_of_podman(config)])
+    if item.get("OCIRuntime") and not config.get("CreateCommand"):
+        gather.unknown("proc_mount", "podman tells masks by the command alone, which is not here")
     _mounts(gather, item, host)
     for entry in host.get("Devices").elements():
         engine.device(gather, entry.get("PathOnHost").text(), entry.get("PathOnHost").place)
@@ -60,6 +62,14 @@ def _container(item: At) -> Subject:
     _rest(gather, host, config)
     engine.by_default(gather)
     return gather.subject()
+
+
+def _asked_of_podman(config: At) -> list[Word]:
+    """The security options of the command that podman keeps: what it tells elsewhere lacks some."""
+    words = _words(config.get("CreateCommand"))
+    first = next((n for n, (word, _) in enumerate(words) if word in ("run", "create")), len(words))
+    return [(value, place) for option, value, place in command.options(words[first + 1:])[0]
+            if option == "--security-opt"]
 
 
 def _mounts(gather: Gather, item: At, host: At) -> None:

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 
 from hardrun.audit.located import At
 from hardrun.audit.model import Subject
-from hardrun.audit.read.gather import Gather, numbers
+from hardrun.audit.read.gather import LATER, Gather, filled_later, numbers
 
 _TEMPLATES: Mapping[str, tuple[str, ...]] = {
     "Pod": ("spec",),
@@ -85,7 +85,7 @@ class _Pod:
         label = container.get("name").text() or "?"
         security = container.get("securityContext")
         gather = Gather("kubernetes", f"{self.name} {label}", self.name, container.place)
-        if security.get("privileged").truth():
+        if gather.switch("privileged", security.get("privileged").text()):
             gather.privileged(security.get("privileged").place)
         else:
             gather.default("privileged", value=False)
@@ -110,10 +110,10 @@ class _Pod:
         for field, fact, value in (("hostNetwork", "network_mode", "host"),
                                    ("hostPID", "pid_namespace", "host")):
             at = spec.get(field)
-            if at.truth():
+            if gather.switch(fact, at.text()):
                 gather.say(fact, value, at.place)
         gather.default("network_mode", "own")
-        if spec.get("hostIPC").truth():
+        if gather.switch("namespaces.shared", spec.get("hostIPC").text()):
             gather.add("namespaces.shared", "ipc", spec.get("hostIPC").place)
         gather.nothing("namespaces.shared")
         shared = spec.get("shareProcessNamespace")
@@ -121,8 +121,9 @@ class _Pod:
             gather.loosest("pid_namespace", "shared", shared.place)
         gather.default("pid_namespace", "own")
         users = spec.get("hostUsers")
-        if users.truth() is not None:
-            gather.say("user_namespace", "host" if users.truth() else "own", users.place)
+        own = gather.switch("user_namespace", users.text())
+        if own is not None:
+            gather.say("user_namespace", "host" if own else "own", users.place)
         gather.default("user_namespace", "host", users.place)
 
     def _volumes(self, gather: Gather, container: At) -> None:
@@ -151,7 +152,9 @@ class _Pod:
             for field, fact in (("seccompProfile", "seccomp_mode"),
                                 ("appArmorProfile", "apparmor_mode")):
                 kind = holder.get(field, "type")
-                if kind:
+                if filled_later(kind.text()):
+                    gather.unknown(fact, LATER)
+                elif kind:
                     mode = "profile" if kind.text() in _PROFILES else "unconfined"
                     gather.loosest(fact, mode, kind.place)
             options = holder.get("seLinuxOptions")
@@ -175,6 +178,7 @@ class _Pod:
         if pod.truth() is False:
             gather.say("enforced_non_root", value=False, place=pod.place)
         deciding = own if own.truth() is not None else pod
+        gather.switch("enforced_non_root", own.text() or pod.text())
         if deciding.truth() is not None:
             gather.loosest("enforced_non_root", deciding.truth(), deciding.place)
         gather.default("enforced_non_root", value=False, place=own.place)
@@ -191,8 +195,9 @@ class _Pod:
             gather.add("sysctls", name.get("name").text(), name.get("name").place)
         gather.nothing("sysctls")
         token = self.spec.get("automountServiceAccountToken")
-        if token.truth() is not None:
-            gather.say("service_account_token", token.truth(), token.place)
+        mounted = gather.switch("service_account_token", token.text())
+        if mounted is not None:
+            gather.say("service_account_token", mounted, token.place)
         gather.default("service_account_token", value=True, place=token.place)
         for holder in (self.security, security):
             process = holder.get("windowsOptions", "hostProcess")
@@ -219,12 +224,14 @@ def _capabilities(gather: Gather, at: At) -> None:
 
 def _privileges(gather: Gather, security: At) -> None:
     escalation = security.get("allowPrivilegeEscalation")
-    if escalation.truth() is not None and "no_new_privs" not in gather.values:
-        gather.say("no_new_privs", value=not escalation.truth(), place=escalation.place)
+    allowed = gather.switch("no_new_privs", escalation.text())
+    if allowed is not None and "no_new_privs" not in gather.values:
+        gather.say("no_new_privs", value=not allowed, place=escalation.place)
     gather.default("no_new_privs", value=False, place=escalation.place)
     root = security.get("readOnlyRootFilesystem")
-    if root.truth() is not None:
-        gather.say("filesystem.read_only_root", root.truth(), root.place)
+    read_only = gather.switch("filesystem.read_only_root", root.text())
+    if read_only is not None:
+        gather.say("filesystem.read_only_root", read_only, root.place)
     gather.default("filesystem.read_only_root", value=False, place=root.place)
 
 
@@ -256,7 +263,7 @@ def _resources(gather: Gather, container: At) -> None:
         if amount is not None:
             gather.say(control, max(int(amount * factor), 0), at.place)
         elif at:
-            gather.unknown(control, "it is filled in later")
+            gather.unknown(control, LATER)
         gather.default(control, 2**63 - 1, at.place)
 
 

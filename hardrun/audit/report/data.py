@@ -3,27 +3,40 @@
 from __future__ import annotations
 
 import json
+import re
+from collections.abc import Mapping
 from html import escape  # its five entities are those of XML
 from typing import Any
 
 import hardrun
 from hardrun.audit.judge import verdict
-from hardrun.audit.model import Finding, Problem
+from hardrun.audit.model import Finding, Place, Problem
 from hardrun.audit.report import Report
 from hardrun.audit.rules import Rule
 from hardrun.values import printable
 
 SCHEMA_VERSION = 1
-# What code scanning takes of one run (GitHub's SARIF support); the worst are first.
+# What code scanning takes of one run, and shows of it (GitHub's SARIF support).
 MAXIMUM_RESULTS = 25_000
+SHOWN_RESULTS = 5_000
 _LEVELS = {"critical": "error", "high": "error", "medium": "warning", "low": "note", "info": "note"}
 _SECURITY = {"critical": "9.5", "high": "8.0", "medium": "5.5", "low": "3.0", "info": "0.5"}
 _SCHEMA = "https://json.schemastore.org/sarif-2.1.0.json"
 
 
+def _document(fields: Mapping[str, Any]) -> str:
+    """JSON with a line for each element of a list: indentation costs as much as the audit."""
+    parts = []
+    for name, value in fields.items():
+        text = json.dumps(value) if not isinstance(value, list) or not value else \
+            "[\n{}]".format(",\n".join(map(json.dumps, value)))
+        parts.append(f"{json.dumps(name)}: {text}")
+    return "{" + ",\n".join(parts) + "}"
+
+
 def as_json(report: Report) -> str:
     """The report as one document of a versioned schema."""
-    return json.dumps({
+    return _document({
         "schema": "hardrun.audit", "schema_version": SCHEMA_VERSION, "rules": list(report.asked),
         "summary": {"files": report.files, "workloads": len(report.subjects),
                     "findings": report.count(),
@@ -40,7 +53,7 @@ def as_json(report: Report) -> str:
                       "message": p.message, "template": p.template, "warning": p.warning}
                      for p in report.problems],
         "absent": list(report.absent),
-    }, indent=2)
+    })
 
 
 def _finding(finding: Finding) -> dict[str, Any]:
@@ -62,11 +75,11 @@ def as_sarif(report: Report) -> str:
     rules = sorted({f.rule.id: f.rule for f in report.findings}.items() |
                    {rule.id: rule for rule in report.rules}.items())
     index = {name: number for number, (name, _) in enumerate(rules)}
-    told = report.findings[:MAXIMUM_RESULTS]
+    # The worst first, and what does not count last: it must not take the place of what does.
+    told = sorted(report.findings, key=lambda f: not f.counts)[:MAXIMUM_RESULTS]
     notes = [_notification(p) for p in report.problems]
-    if len(told) < len(report.findings):
-        notes.append({"level": "warning", "message": {
-            "text": f"{len(report.findings)} findings; the worst {len(told)} are told"}})
+    if cut := truncation(report):
+        notes.append({"level": "warning", "message": {"text": cut}})
     run: dict[str, Any] = {
         "tool": {"driver": {
             "name": "hardrun", "semanticVersion": hardrun.__version__,
@@ -77,7 +90,18 @@ def as_sarif(report: Report) -> str:
                                                         for p in report.problems),
                          "toolExecutionNotifications": notes}],
     }
-    return json.dumps({"$schema": _SCHEMA, "version": "2.1.0", "runs": [run]}, indent=2)
+    head = json.dumps({"$schema": _SCHEMA, "version": "2.1.0"})
+    return f'{head[:-1]}, "runs": [\n{_document(run)}\n]}}'
+
+
+def truncation(report: Report) -> str:
+    """What of the findings SARIF does not tell, or code scanning will not show; else nothing."""
+    number = len(report.findings)
+    if number > MAXIMUM_RESULTS:
+        return f"{number} findings, the worst {MAXIMUM_RESULTS} are told; code scanning shows" \
+               f" {SHOWN_RESULTS} of them"
+    return f"{number} findings; code scanning shows the worst {SHOWN_RESULTS} of them" \
+        if number > SHOWN_RESULTS else ""
 
 
 def _rule(rule: Rule) -> dict[str, Any]:
@@ -96,12 +120,10 @@ def _result(finding: Finding, index: dict[str, int], *, baseline: bool) -> dict[
     result: dict[str, Any] = {
         "ruleId": finding.rule.id, "ruleIndex": index[finding.rule.id],
         "level": _LEVELS[finding.severity],
-        "message": {"text": f"{finding.rule.title}: {finding.seen}"
-                            f" ({', '.join(finding.subjects[:4])}). {finding.rule.fix}"},
+        "message": {"text": _literal(f"{finding.rule.title}: {finding.seen} ("
+                                     f"{', '.join(finding.subjects[:4])}). {finding.rule.fix}")},
         "locations": [{
-            "physicalLocation": {
-                "artifactLocation": {"uri": _uri(place.file)},
-                "region": {"startLine": max(1, place.line), "startColumn": max(1, place.column)}},
+            "physicalLocation": _physical(place),
             "logicalLocations": [{"fullyQualifiedName": place.field or finding.group}]}],
         "partialFingerprints": {"primaryLocationLineHash": finding.fingerprint},
         "suppressions": [] if finding.suppressed is None else [
@@ -114,11 +136,22 @@ def _result(finding: Finding, index: dict[str, int], *, baseline: bool) -> dict[
 
 def _notification(problem: Problem) -> dict[str, Any]:
     return {"level": "note" if problem.template or problem.warning else "error",
-            "message": {"text": problem.message},
-            "locations": [{"physicalLocation": {
-                "artifactLocation": {"uri": _uri(problem.place.file)},
-                "region": {"startLine": max(1, problem.place.line),
-                           "startColumn": max(1, problem.place.column)}}}]}
+            "message": {"text": _literal(problem.message)},
+            "locations": [{"physicalLocation": _physical(problem.place)}]}
+
+
+def _physical(place: Place) -> dict[str, Any]:
+    """Where a finding stands; code scanning wants an end, too, which is that of the key."""
+    line, column = max(1, place.line), max(1, place.column)
+    key = re.search(r"[\w-]*$", place.field)
+    return {"artifactLocation": {"uri": _uri(place.file)},
+            "region": {"startLine": line, "startColumn": column, "endLine": line,
+                       "endColumn": column + max(1, len(key[0]) if key else 0)}}
+
+
+def _literal(text: str) -> str:
+    """Text in which no name from a file becomes a link (SARIF 2.1.0, 3.11.6)."""
+    return re.sub(r"([\\\[\]])", r"\\\1", text)
 
 
 def _uri(path: str) -> str:
