@@ -1,7 +1,8 @@
-"""Docker's containers read twice, where its daemon is installed: what it says, what is in force.
+"""Docker's containers read twice: what its daemon says, what is in force.
 
-No set-up installs it: a daemon of root's that changes the host's firewall is nothing that tests may
-leave behind. The one that is started here touches neither network nor storage of another.
+The set-up unpacks it and does not install it: a daemon of root's that changes the host's firewall
+is nothing that tests may leave behind. The one that is started here touches neither network nor
+storage of another.
 """
 
 from __future__ import annotations
@@ -23,13 +24,15 @@ import pytest
 from hardrun.audit.read import process
 from hardrun.audit.rules import catalogue
 from hardrun.audit.walk import Batch, read_text
-from hardrun.kernel import capabilities, procfs
+from hardrun.kernel import capabilities, mounts, procfs
 from tests.sandbox.agreement import disagreements, known_to_both
 
-_PATH = f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"
+ROOT = Path(__file__).resolve().parents[2]
+_UNPACKED = ROOT / ".make" / "docker" / "usr"
+_PATH = f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin:{_UNPACKED}/sbin:{_UNPACKED}/bin"
 DOCKER, DOCKERD = (shutil.which(name, path=_PATH) for name in ("docker", "dockerd"))
 if DOCKER is None or DOCKERD is None:
-    pytest.skip("docker's daemon is not installed", allow_module_level=True)
+    pytest.skip("there is no daemon of docker's", allow_module_level=True)
 pytestmark = pytest.mark.root
 TOLD = {"capabilities", "no_new_privs", "seccomp_mode", "ids.user", "filesystem.read_only_root",
         "network_mode", "pid_namespace", "namespaces.shared", "proc_mount", "filesystem.writable",
@@ -66,7 +69,7 @@ class Docker:
              "--pidfile", f"{directory}/pid", "--host", self.socket, "--iptables=false",
              "--ip6tables=false", "--bridge=none", "--storage-driver=vfs"],
             stdout=self._log, stderr=self._log,
-            env={**os.environ, "PATH": f"{Path(str(DOCKERD)).parent}:{_PATH}"})
+            env={**os.environ, "PATH": _PATH})
 
     def __call__(self, *words: str, stdin: bytes = b"") -> bytes:
         return subprocess.run([str(DOCKER), "--host", self.socket, *words], input=stdin,
@@ -105,6 +108,9 @@ def docker() -> Iterator[Docker]:
         yield daemon
     finally:
         daemon.close()
+        for mount in reversed(mounts.parse(Path("/proc/self/mountinfo").read_text())):
+            if mount.mount_point.startswith(f"{directory}/"):  # the host's network, as it names it
+                subprocess.run(["umount", mount.mount_point], check=True)
         shutil.rmtree(directory, ignore_errors=True)
 
 
