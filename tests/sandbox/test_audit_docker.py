@@ -62,7 +62,6 @@ class Docker:
     """A daemon of its own, and its client."""
 
     def __init__(self, directory: Path) -> None:
-        self._directory = directory
         self.socket = f"unix://{directory}/docker.sock"
         self._log = (directory / "log").open("wb")
         self.daemon = subprocess.Popen(
@@ -88,8 +87,6 @@ class Docker:
         self.daemon.terminate()
         self.daemon.wait(timeout=60)
         self._log.close()
-        for left in (self._directory / "exec" / "netns").glob("*"):
-            subprocess.run(["umount", str(left)], check=True)
 
 
 @pytest.fixture(scope="module")
