@@ -108,14 +108,10 @@ static int execute_image(const struct image *self, char **argv, char **environme
 
 int main(int argc, char **argv, char **environment)
 {
-	/* On one page, as a rule: each is one that both processes write to, and hold a copy of. */
-	static struct {
-		_Alignas(4096) struct sandbox sandbox;
-		struct streams streams;
-		char directory[4096];
-	} own;
+	static struct sandbox own;
+	static struct streams streams;
 	static char name[] = "hardrun";
-	struct sandbox *sandbox = &own.sandbox;
+	struct sandbox *sandbox = &own;
 	struct image image = {.base = NULL};
 	const char *problem;
 	int fd;
@@ -143,13 +139,13 @@ int main(int argc, char **argv, char **environment)
 	sandbox->fallback = image.fallback;
 	sandbox->argv = argv;
 	sandbox->environment = environment;
+	sandbox->label = sandbox->file_label = "";
 	sandbox->uid = getuid();
 	sandbox->gid = getgid();
 	sandbox->umask = umask(0);
 	/* A caller that ignores SIGCHLD would have the kernel reap what is waited for here. */
 	signal(SIGCHLD, SIG_DFL);
-	sandbox->caller_directory = getcwd(own.directory, sizeof own.directory);
 	sandbox->root_fd = sandbox->proc_fd = sandbox->serve_fd = -1;
 	sandbox->ruleset_fd = sandbox->mask_fd = sandbox->terminal_fd = -1;
-	return start(sandbox, &own.streams);
+	return start(sandbox, &streams);
 }

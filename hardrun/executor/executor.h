@@ -20,6 +20,8 @@
 #define EXIT_NOT_FOUND 127
 #define NO_OPERATION UINT32_MAX
 #define SITE_SIZE 120
+/* Large, and touched seldom: it lies behind all else, which has room on a single page. */
+#define LARGE __attribute__((section(".sbss")))
 #define MAXIMUM_SOURCES 128
 #define MAXIMUM_HIERARCHIES 8
 /* To the reaper of a bare sandbox, also when its parent dies: end it. No program sends this one. */
@@ -119,7 +121,7 @@ struct sandbox {
 	struct blob fallback;
 	char **argv, **environment; /* of the caller */
 	char **workload_argv, **workload_environment;
-	size_t workload_arguments, workload_variables;
+	size_t workload_arguments, workload_variables, arguments_size;
 	char *caller_directory;
 	uid_t uid;
 	gid_t gid;
@@ -144,7 +146,7 @@ struct sandbox {
 	int serve_fd;
 	enum serve_mode serve_mode;
 	const struct job *served; /* the one that is started; NULL: the plan's own command */
-	struct text label, file_label; /* SELinux contexts, drawn; empty without */
+	const char *label, *file_label; /* SELinux contexts, drawn; empty without */
 };
 
 /* Records where a failure happened; returns -1 with errno kept. */

@@ -23,7 +23,7 @@ enum { KIND_U32, KIND_U64, KIND_STRING, KIND_BLOB };
  * CRC-32 as zlib has it, four bytes at a time; the format is little-endian, as is all that we run
  * on. To compute the tables takes 2 us, to do without them would take 60 for a plan.
  */
-static _Alignas(4096) uint32_t tables[4][256];
+static LARGE _Alignas(4096) uint32_t tables[4][256];
 
 uint32_t checksum(uint32_t crc, const unsigned char *data, size_t size)
 {
