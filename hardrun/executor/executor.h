@@ -182,7 +182,9 @@ int image_open(struct image *image, const char **problem);
 int image_seal(const struct image *image, struct blob artefact);
 int image_execute(int fd, char **argv, char **environment);
 bool image_is_safe(const struct image *image);
-bool image_is_ours(const struct image *self, int fd);
+bool image_is_ours(const struct image *self, int fd, const struct blob *rest);
+void image_announce(const struct image *image);
+int image_find(const struct image *self, struct blob rest);
 
 /* frontend.c, ask.c */
 int front_end(const struct image *self, char **argv, char **environment, const char *problem);

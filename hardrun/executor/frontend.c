@@ -171,7 +171,9 @@ static int find_image(const struct image *self, const struct key *key, char **en
 		return -1;
 	artefact = find_artefact(key, directory_fd, executor);
 	if (artefact.data) {
-		fd = image_seal(self, artefact);
+		fd = image_find(self, artefact);
+		if (fd < 0)
+			fd = image_seal(self, artefact);
 	} else {
 		fd = ask_service(self, directory_fd, path, sizeof path);
 		*executor = path;
