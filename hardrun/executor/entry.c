@@ -140,7 +140,6 @@ int main(int argc, char **argv, char **environment)
 	if (problem)
 		return refuse(problem, 0);
 	image_announce(&image);
-	checksum_end();
 	sandbox->fallback = image.fallback;
 	sandbox->argv = argv;
 	sandbox->environment = environment;

@@ -192,7 +192,6 @@ int ask_service(const struct image *self, int directory_fd, char *executor, size
 
 /* plan.c */
 uint32_t checksum(uint32_t crc, const unsigned char *data, size_t size);
-void checksum_end(void);
 const char *plan_load(struct plan *plan, struct blob bytes);
 void plan_operation(const struct plan *plan, uint32_t index, struct operation *operation);
 const char *plan_string(const struct plan *plan, const struct operation *operation, unsigned index);
