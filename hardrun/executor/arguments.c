@@ -1,8 +1,10 @@
 /* The workload's argv and environment, laid out before the clone: nothing allocates after it. */
 #include "executor.h"
 
+#include <limits.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <unistd.h>
 
 static bool matches(const char *variable, const char *name)
 {
@@ -33,7 +35,7 @@ static void add_variables_of_caller(struct sandbox *sandbox, const char *name)
 /* NAME=the private directory of this run. */
 static void add_place(struct sandbox *sandbox, const char *name)
 {
-	static struct text variables[4];
+	static LARGE struct text variables[4];
 	static size_t count;
 	if (count == sizeof variables / sizeof *variables)
 		return;
@@ -80,10 +82,12 @@ int prepare_arguments(struct sandbox *sandbox)
 		words++;
 	for (char **variable = sandbox->environment; *variable; variable++)
 		variables++;
-	space = mmap(NULL, (words + variables) * sizeof *space, PROT_READ | PROT_WRITE,
+	sandbox->arguments_size = (words + variables) * sizeof *space + PATH_MAX;
+	space = mmap(NULL, sandbox->arguments_size, PROT_READ | PROT_WRITE,
 		     MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 	if (space == MAP_FAILED)
 		return -1;
+	sandbox->caller_directory = getcwd((char *)(space + words + variables), PATH_MAX);
 	sandbox->workload_argv = space;
 	sandbox->workload_environment = space + words;
 	fill(sandbox);

@@ -51,7 +51,7 @@ int ask_service(const struct image *self, int directory_fd, char *executor, size
 		size = control_receive(fd, executor, room - 1, &sender, &image_fd);
 	close(fd);
 	executor[size > 0 ? size : 0] = 0;
-	if (image_fd >= 0 && !image_is_ours(self, image_fd)) {
+	if (image_fd >= 0 && !image_is_ours(self, image_fd, NULL)) {
 		close(image_fd);
 		return -1;
 	}

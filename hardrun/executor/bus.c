@@ -53,7 +53,7 @@ int bus_connect(struct sandbox *sandbox, const struct operation *operation)
 /* Asks for the scope: from here on systemd works while PID 1 builds the view. */
 int bus_request(struct sandbox *sandbox, pid_t init)
 {
-	static char message[MAXIMUM_MESSAGES];
+	static LARGE char message[MAXIMUM_MESSAGES];
 	unsigned char random[RANDOM_DIGITS / 2];
 	uint32_t pids[2] = {(uint32_t)getpid(), (uint32_t)init};
 	struct operation operation;
@@ -96,7 +96,7 @@ static int take_message(struct sandbox *sandbox, const char *message, size_t siz
 /* 1: the scope is made, 0: not yet, -1: it will not be. */
 int bus_answer(struct sandbox *sandbox)
 {
-	static char buffer[16384];
+	static LARGE char buffer[16384];
 	static size_t filled;
 	static bool accepted;
 	ssize_t size = recv(sandbox->cgroup.bus_fd, buffer + filled, sizeof buffer - filled, 0);

@@ -100,7 +100,7 @@ static int execute_image(const struct image *self, char **argv, char **environme
 	if (!parse_number(&at, &fd) || *at || fd > INT_MAX ||
 	    fcntl((int)fd, F_SETFD, FD_CLOEXEC) < 0)
 		return refuse("the descriptor of the image is not open", 0);
-	if (!image_is_ours(self, (int)fd))
+	if (!image_is_ours(self, (int)fd, NULL))
 		return refuse("this is not an image of this program", 0);
 	image_execute((int)fd, argv + 2, environment);
 	return refuse("can't execute the image; hardrun doctor says why", errno);
@@ -108,14 +108,11 @@ static int execute_image(const struct image *self, char **argv, char **environme
 
 int main(int argc, char **argv, char **environment)
 {
-	/* On one page, as a rule: each is one that both processes write to, and hold a copy of. */
-	static struct {
-		_Alignas(4096) struct sandbox sandbox;
-		struct streams streams;
-		char directory[4096];
-	} own;
+	static struct sandbox own;
+	static struct streams streams;
 	static char name[] = "hardrun";
-	struct sandbox *sandbox = &own.sandbox;
+	const struct blob nothing = {"", 0};
+	struct sandbox *sandbox = &own;
 	struct image image = {.base = NULL};
 	const char *problem;
 	int fd;
@@ -129,7 +126,10 @@ int main(int argc, char **argv, char **environment)
 		/* PID 1's command line can be read inside: it must not tell a path of the host. */
 		if (argv[0])
 			argv[0] = name;
-		fd = image_seal(&image, (struct blob){NULL, 0});
+		fd = image_find(&image, nothing);
+		if (fd >= 0)
+			image_execute(fd, argv, environment);
+		fd = image_seal(&image, nothing);
 		if (fd >= 0)
 			image_execute(fd, argv, environment);
 		return refuse("can't run from a sealed memory file", errno);
@@ -137,19 +137,19 @@ int main(int argc, char **argv, char **environment)
 	close(image.fd);
 	prctl(PR_SET_NAME, "hardrun");
 	problem = plan_load(&sandbox->plan, image.plan);
-	checksum_end();
 	if (problem)
 		return refuse(problem, 0);
+	image_announce(&image);
 	sandbox->fallback = image.fallback;
 	sandbox->argv = argv;
 	sandbox->environment = environment;
+	sandbox->label = sandbox->file_label = "";
 	sandbox->uid = getuid();
 	sandbox->gid = getgid();
 	sandbox->umask = umask(0);
 	/* A caller that ignores SIGCHLD would have the kernel reap what is waited for here. */
 	signal(SIGCHLD, SIG_DFL);
-	sandbox->caller_directory = getcwd(own.directory, sizeof own.directory);
 	sandbox->root_fd = sandbox->proc_fd = sandbox->serve_fd = -1;
 	sandbox->ruleset_fd = sandbox->mask_fd = sandbox->terminal_fd = -1;
-	return start(sandbox, &own.streams);
+	return start(sandbox, &streams);
 }

@@ -20,6 +20,8 @@
 #define EXIT_NOT_FOUND 127
 #define NO_OPERATION UINT32_MAX
 #define SITE_SIZE 120
+/* Large, and touched seldom: it lies behind all else, which has room on a single page. */
+#define LARGE __attribute__((section(".sbss")))
 #define MAXIMUM_SOURCES 128
 #define MAXIMUM_HIERARCHIES 8
 /* To the reaper of a bare sandbox, also when its parent dies: end it. No program sends this one. */
@@ -119,7 +121,7 @@ struct sandbox {
 	struct blob fallback;
 	char **argv, **environment; /* of the caller */
 	char **workload_argv, **workload_environment;
-	size_t workload_arguments, workload_variables;
+	size_t workload_arguments, workload_variables, arguments_size;
 	char *caller_directory;
 	uid_t uid;
 	gid_t gid;
@@ -144,7 +146,7 @@ struct sandbox {
 	int serve_fd;
 	enum serve_mode serve_mode;
 	const struct job *served; /* the one that is started; NULL: the plan's own command */
-	struct text label, file_label; /* SELinux contexts, drawn; empty without */
+	const char *label, *file_label; /* SELinux contexts, drawn; empty without */
 };
 
 /* Records where a failure happened; returns -1 with errno kept. */
@@ -180,7 +182,9 @@ int image_open(struct image *image, const char **problem);
 int image_seal(const struct image *image, struct blob artefact);
 int image_execute(int fd, char **argv, char **environment);
 bool image_is_safe(const struct image *image);
-bool image_is_ours(const struct image *self, int fd);
+bool image_is_ours(const struct image *self, int fd, const struct blob *rest);
+void image_announce(const struct image *image);
+int image_find(const struct image *self, struct blob rest);
 
 /* frontend.c, ask.c */
 int front_end(const struct image *self, char **argv, char **environment, const char *problem);
@@ -188,7 +192,6 @@ int ask_service(const struct image *self, int directory_fd, char *executor, size
 
 /* plan.c */
 uint32_t checksum(uint32_t crc, const unsigned char *data, size_t size);
-void checksum_end(void);
 const char *plan_load(struct plan *plan, struct blob bytes);
 void plan_operation(const struct plan *plan, uint32_t index, struct operation *operation);
 const char *plan_string(const struct plan *plan, const struct operation *operation, unsigned index);

@@ -25,8 +25,8 @@ int new_filesystem(struct sandbox *sandbox, const char *type, const struct optio
 			close(fd);
 			return fail(sandbox, "fsconfig");
 		}
-	struct option label = {"context", sandbox->file_label.data};
-	if (sandbox->file_label.size && strcmp(type, "proc") && configure(fd, &label) < 0) {
+	struct option label = {"context", sandbox->file_label};
+	if (sandbox->file_label[0] && strcmp(type, "proc") && configure(fd, &label) < 0) {
 		close(fd);
 		return fail(sandbox, "fsconfig context");
 	}

@@ -49,7 +49,7 @@ static const char *find_variable(char **environment, const char *name)
 static bool make_key(struct key *key, char **environment, char **request, const char *const *end)
 {
 	static const char *const names[] = CACHE_VARIABLES;
-	static char directory[4096];
+	static LARGE char directory[4096];
 	struct text caller = {.size = 0};
 	bool fits;
 	text_number(&caller, geteuid(), 10);
@@ -164,14 +164,16 @@ static bool starts_by_path(void)
 static int find_image(const struct image *self, const struct key *key, char **environment,
 		      const char **executor)
 {
-	static char path[4096];
+	static LARGE char path[4096];
 	int directory_fd = open_directory(environment), fd = -1;
 	struct blob artefact;
 	if (directory_fd < 0)
 		return -1;
 	artefact = find_artefact(key, directory_fd, executor);
 	if (artefact.data) {
-		fd = image_seal(self, artefact);
+		fd = image_find(self, artefact);
+		if (fd < 0)
+			fd = image_seal(self, artefact);
 	} else {
 		fd = ask_service(self, directory_fd, path, sizeof path);
 		*executor = path;
@@ -183,7 +185,7 @@ static int find_image(const struct image *self, const struct key *key, char **en
 /* Returns where there is no image for this request, or it can't be executed: Python tells why. */
 static void start_decided(const struct image *self, char **argv, char **environment)
 {
-	static struct key key;
+	static LARGE struct key key;
 	static char by_path[] = "hardrun-exec", name[] = "hardrun";
 	struct text number = {.size = 0};
 	const char *executor;
@@ -219,7 +221,8 @@ static void start_decided(const struct image *self, char **argv, char **environm
  */
 int front_end(const struct image *self, char **argv, char **environment, const char *problem)
 {
-	static char path[4096], *alone[] = {path, NULL};
+	static LARGE char path[4096];
+	static char *alone[] = {path, NULL};
 	struct stat status;
 	ssize_t size = readlink("/proc/self/exe", path, sizeof path - sizeof "-cli");
 	const char *name = strrchr(path, '/');

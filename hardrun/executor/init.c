@@ -117,7 +117,7 @@ static int follow_parent(struct sandbox *sandbox)
  */
 pid_t start_workload(struct sandbox *sandbox)
 {
-	static _Alignas(4096) char stack[32768];
+	static LARGE _Alignas(4096) char stack[32768];
 	if (!(sandbox->served ? sandbox->labelled : sandbox->gated)) {
 		pid_t started = clone(workload_main, stack + sizeof stack,
 				      CLONE_VM | CLONE_VFORK | SIGCHLD, sandbox);
@@ -262,7 +262,9 @@ _Noreturn void init_main(struct sandbox *sandbox)
 	sandbox->shared->started =
 		workload ? !sandbox->gated && sandbox->shared->reached && !sandbox->shared->failure.set
 			 : sandbox->serve_mode == SERVE_ALONE;
-	if (!sandbox->serving)
+	if (!sandbox->serving) {
+		release_pages(sandbox->workload_argv, sandbox->arguments_size);
 		release_stack();
+	}
 	supervise(sandbox, workload);
 }

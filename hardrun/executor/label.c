@@ -143,8 +143,9 @@ static void compose(struct text *label, const struct context *context, const cha
 /* What attr/exec, the tmpfs and the keyring get; a plan drawn with a clearance is stale without. */
 int label_draw(struct sandbox *sandbox, const struct operation *operation)
 {
-	static struct context context;
-	static uint16_t categories[CATEGORIES];
+	static LARGE struct context context;
+	static LARGE uint16_t categories[CATEGORIES];
+	static LARGE struct text label, file_label;
 	struct text drawn = {.size = 0};
 	unsigned count;
 	if (read_context(sandbox, &context) < 0)
@@ -156,10 +157,10 @@ int label_draw(struct sandbox *sandbox, const struct operation *operation)
 	}
 	if (count >= 2 && draw(sandbox, categories, count, &drawn) < 0)
 		return -1;
-	compose(&sandbox->label, &context, context.words[1], plan_string(&sandbox->plan, operation, 0),
-		drawn.data);
-	compose(&sandbox->file_label, &context, "object_r",
-		plan_string(&sandbox->plan, operation, 1), drawn.data);
+	compose(&label, &context, context.words[1], plan_string(&sandbox->plan, operation, 0), drawn.data);
+	compose(&file_label, &context, "object_r", plan_string(&sandbox->plan, operation, 1), drawn.data);
+	sandbox->label = label.data;
+	sandbox->file_label = file_label.data;
 	return 0;
 }
 
@@ -169,7 +170,7 @@ int label_next_key(struct sandbox *sandbox)
 	int fd;
 	CHECK(fd = open_attribute(AT_FDCWD, "/proc/thread-self", "selinux", "keycreate", O_WRONLY),
 	      "attr/keycreate");
-	CHECK(write_label(fd, sandbox->label.data), "attr/keycreate");
+	CHECK(write_label(fd, sandbox->label), "attr/keycreate");
 	return 0;
 }
 
@@ -177,7 +178,7 @@ int label_next_key(struct sandbox *sandbox)
 static const char *wanted(const struct sandbox *sandbox, const struct operation *operation)
 {
 	return strcmp(plan_string(&sandbox->plan, operation, 0), "selinux")
-		       ? plan_string(&sandbox->plan, operation, 1) : sandbox->label.data;
+		       ? plan_string(&sandbox->plan, operation, 1) : sandbox->label;
 }
 
 /* The descriptor of our own procfs: a name in /proc could be somebody else's (CVE-2019-16884). */
@@ -196,7 +197,7 @@ bool label_is_taken(struct sandbox *sandbox, const struct operation *operation)
 {
 	const char *module = plan_string(&sandbox->plan, operation, 0);
 	const char *label = plan_string(&sandbox->plan, operation, 1);
-	static struct context context;
+	static LARGE struct context context;
 	struct text whole;
 	int status;
 	if (strcmp(module, "selinux") == 0) {
@@ -217,7 +218,7 @@ bool label_is_taken(struct sandbox *sandbox, const struct operation *operation)
 /* Compared to the last byte: profile, mode, and with SELinux every category. */
 int label_check(struct sandbox *sandbox, const struct operation *operation, pid_t workload)
 {
-	static struct text found; /* outlives this call, as a site must */
+	static LARGE struct text found; /* outlives this call, as a site must */
 	struct text process = {.size = 0};
 	char label[1024];
 	if (sandbox->proc_fd < 0)

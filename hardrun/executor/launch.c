@@ -102,10 +102,10 @@ static int join_keyring(struct sandbox *sandbox, const char *name)
 {
 	struct text own = {.size = 0};
 	char label[sizeof own.data];
-	if (sandbox->label.size) {
+	if (sandbox->label[0]) {
 		text_add(&own, name);
 		text_add(&own, ":");
-		text_add(&own, sandbox->label.data);
+		text_add(&own, sandbox->label);
 		name = own.data;
 		if (label_next_key(sandbox) < 0)
 			return -1;
@@ -116,11 +116,11 @@ static int join_keyring(struct sandbox *sandbox, const char *name)
 	/* A keyring is found again by its name only where its user may search it. */
 	CHECK(syscall(SYS_keyctl, KEYCTL_SETPERM, keyring,
 		      KEY_POSSESSOR_ALL | KEY_USER_VIEW_READ_SEARCH_LINK), "keyctl");
-	if (!sandbox->label.size)
+	if (!sandbox->label[0])
 		return 0;
 	CHECK(syscall(SYS_keyctl, KEYCTL_GET_SECURITY, keyring, label, sizeof label), "keyctl");
 	errno = EACCES;
-	return strcmp(label, sandbox->label.data) ? fail(sandbox, "label of the keyring") : 0;
+	return strcmp(label, sandbox->label) ? fail(sandbox, "label of the keyring") : 0;
 }
 
 int launch_checks(struct sandbox *sandbox)

@@ -13,8 +13,8 @@
 #define IN_USE 1024u	    /* of this function, its caller's leaf part and the system call */
 
 /*
- * `start` is at the beginning of a page, and `size` is of whole ones. Where pages are larger, the
- * kernel would round up, and take what lies behind.
+ * `start` is at the beginning of a page; what lies behind the end on the last one goes, too. Where pages
+ * are larger, that would be more than is meant.
  */
 void release_pages(void *start, size_t size)
 {

@@ -433,6 +433,7 @@ int parent_main(struct sandbox *sandbox, struct streams *streams, pid_t init, in
 	if ((sandbox->cgroup.deadline ? bus_request(sandbox, init) : cgroup_place(sandbox, init)) < 0)
 		fail_start(&parent);
 	streams_started(streams);
+	release_pages(sandbox->workload_argv, sandbox->arguments_size);
 	release_stack();
 	while ((parent.running || !streams_ended(streams)) && step(&parent))
 		;

@@ -19,42 +19,20 @@ _Static_assert(sizeof(struct record) == 64, "the schema and the executor disagre
 
 enum { KIND_U32, KIND_U64, KIND_STRING, KIND_BLOB };
 
-/*
- * CRC-32 as zlib has it, four bytes at a time; the format is little-endian, as is all that we run
- * on. To compute the tables takes 2 us, to do without them would take 60 for a plan.
- */
-static _Alignas(4096) uint32_t tables[4][256];
-
+/* CRC-32 as zlib has it; the format is little-endian, as is all that we run on. */
 uint32_t checksum(uint32_t crc, const unsigned char *data, size_t size)
 {
 	uint32_t word;
-	for (uint32_t i = 0; i < 256 && !tables[3][255]; i++) {
-		word = i;
-		for (unsigned bit = 0; bit < 8; bit++)
-			word = word >> 1 ^ (word & 1 ? 0xedb88320 : 0);
-		tables[0][i] = word;
-	}
-	for (unsigned t = 1; t < 4 && !tables[3][255]; t++)
-		for (unsigned i = 0; i < 256; i++) {
-			word = tables[t - 1][i];
-			tables[t][i] = word >> 8 ^ tables[0][word & 255];
-		}
 	crc = ~crc;
 	for (; size >= sizeof word; size -= sizeof word, data += sizeof word) {
 		memcpy(&word, data, sizeof word);
 		crc ^= word;
-		crc = tables[3][crc & 255] ^ tables[2][crc >> 8 & 255] ^
-		      tables[1][crc >> 16 & 255] ^ tables[0][crc >> 24];
+		crc = checksum_tables[3][crc & 255] ^ checksum_tables[2][crc >> 8 & 255] ^
+		      checksum_tables[1][crc >> 16 & 255] ^ checksum_tables[0][crc >> 24];
 	}
 	for (; size; size--)
-		crc = crc >> 8 ^ tables[0][(crc ^ *data++) & 255];
+		crc = crc >> 8 ^ checksum_tables[0][(crc ^ *data++) & 255];
 	return ~crc;
-}
-
-/* Nothing is checked any more: the tables would stay in memory as long as the sandbox. */
-void checksum_end(void)
-{
-	release_pages(tables, sizeof tables);
 }
 
 static const struct operation_type *find_type(uint16_t opcode)
@@ -95,10 +73,9 @@ static bool record_fits(const struct plan *plan, const struct record *record,
 	return true;
 }
 
-static void read_record(const struct plan *plan, uint32_t index, struct record *record)
+static const unsigned char *record_at(const struct plan *plan, uint32_t index)
 {
-	memcpy(record, plan->base + PLAN_HEADER_SIZE + (size_t)index * sizeof *record,
-	       sizeof *record);
+	return plan->base + PLAN_HEADER_SIZE + (size_t)index * sizeof(struct record);
 }
 
 static const char *check_records(const struct plan *plan)
@@ -108,7 +85,7 @@ static const char *check_records(const struct plan *plan)
 	for (uint32_t i = 0; i < plan->count; i++) {
 		struct record record;
 		const struct operation_type *type;
-		read_record(plan, i, &record);
+		memcpy(&record, record_at(plan, i), sizeof record);
 		type = find_type(record.opcode);
 		if (!type || !record_fits(plan, &record, type))
 			return "the plan is damaged: an operation is malformed";
@@ -128,8 +105,7 @@ bool plan_find(const struct plan *plan, enum opcode opcode, struct operation *op
 {
 	uint16_t found;
 	for (uint32_t i = 0; i < plan->count; i++) {
-		memcpy(&found, plan->base + PLAN_HEADER_SIZE + (size_t)i * sizeof(struct record),
-		       sizeof found);
+		memcpy(&found, record_at(plan, i), sizeof found);
 		if (found == opcode) {
 			plan_operation(plan, i, operation);
 			return true;
@@ -263,12 +239,15 @@ const char *plan_load(struct plan *plan, struct blob bytes)
 
 void plan_operation(const struct plan *plan, uint32_t index, struct operation *operation)
 {
-	struct record record;
-	read_record(plan, index, &record);
-	operation->type = find_type(record.opcode);
+	const unsigned char *at = record_at(plan, index);
+	uint16_t opcode;
+	uint32_t reason;
+	memcpy(&opcode, at, sizeof opcode);
+	memcpy(&reason, at + offsetof(struct record, reason), sizeof reason);
+	memcpy(operation->values, at + offsetof(struct record, values), sizeof operation->values);
+	operation->type = find_type(opcode);
 	operation->index = index;
-	operation->reason = plan->pool + record.reason;
-	memcpy(operation->values, record.values, sizeof record.values);
+	operation->reason = plan->pool + reason;
 }
 
 const char *plan_string(const struct plan *plan, const struct operation *operation, unsigned index)

@@ -22,7 +22,7 @@
 
 static struct termios saved_terminal;
 /* Pages that nothing is relayed through are never touched, and take no memory. */
-static _Alignas(4096) char buffers[3][RELAY_SIZE];
+static LARGE _Alignas(4096) char buffers[3][RELAY_SIZE];
 
 bool is_null(int fd)
 {

@@ -28,7 +28,7 @@ struct reply {
 };
 _Static_assert(sizeof(struct reply) == REPLY_SIZE, "the schema and the executor disagree");
 
-static struct command {
+static LARGE struct command {
 	pid_t pid;
 	int channel_fd;
 } commands[MOST_COMMANDS];
@@ -167,8 +167,8 @@ static bool start(struct sandbox *sandbox, struct job *job, const int *fds)
 /* Returns false when a sandbox for one command could not start it. */
 static bool take_packet(struct sandbox *sandbox, char *data, size_t size, int *fds, unsigned number)
 {
-	static char *argv[JOB_MOST_WORDS + 1];
-	static char *environment[JOB_MOST_WORDS + MAXIMUM_VARIABLES + 1];
+	static LARGE char *argv[JOB_MOST_WORDS + 1];
+	static LARGE char *environment[JOB_MOST_WORDS + MAXIMUM_VARIABLES + 1];
 	struct job job = {.argv = argv, .environment = environment};
 	struct reply answer = {.kind = TOLD_REFUSED, .error = EINVAL};
 	bool started, accepted = number == PASSED && is_channel(fds[0]);
@@ -203,7 +203,7 @@ static bool take_packet(struct sandbox *sandbox, char *data, size_t size, int *f
 /* Returns false when the sandbox is to end: its owner is gone, or it could not start its command. */
 static bool take_request(struct sandbox *sandbox, bool hung_up)
 {
-	static char data[JOB_MOST_BYTES + 1];
+	static LARGE char data[JOB_MOST_BYTES + 1];
 	union {
 		struct cmsghdr header;
 		char space[CMSG_SPACE(PASSED * sizeof(int))];

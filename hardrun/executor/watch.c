@@ -137,7 +137,7 @@ static void add_memory(pid_t pid, bool exact, struct usage *usage)
  */
 void end_children(void)
 {
-	static struct walk walk;
+	static LARGE struct walk walk;
 	do {
 		walk.count = 0;
 		add_children_of_threads(&walk, getpid());
@@ -148,7 +148,7 @@ void end_children(void)
 
 int watch_tree(pid_t init, bool exact, struct usage *usage)
 {
-	static struct walk walk;
+	static LARGE struct walk walk;
 	walk.count = 0;
 	walk.pids[walk.count++] = init;
 	*usage = (struct usage){0, 0, 0};

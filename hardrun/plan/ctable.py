@@ -109,6 +109,18 @@ def _cache() -> list[str]:
     ]
 
 
+def _checksum_tables() -> list[str]:
+    """CRC-32 as zlib has it, four bytes at a time: row n is of a byte with n zeros behind it."""
+    row = list(range(256))
+    for _ in range(8):
+        row = [word >> 1 ^ (0xEDB88320 if word & 1 else 0) for word in row]
+    rows = [row]
+    for _ in range(3):
+        rows.append([word >> 8 ^ row[word & 255] for word in rows[-1]])
+    return ["static const uint32_t checksum_tables[4][256] = {",
+            *("\t{" + ", ".join(f"{word:#x}" for word in each) + "}," for each in rows), "};"]
+
+
 def header() -> str:
     """The text of operations.h."""
     lines = [
@@ -157,7 +169,7 @@ def header() -> str:
         kinds = ", ".join(str(int(a.kind)) for a in o.arguments) or "0"
         lines.append(f"\t[{o.opcode}] = {{{o.opcode}, {int(o.phase)}, {o.rank}, {int(o.once)}, "
                      f'{len(o.arguments)}, {{{kinds}}}, "{_sentence(o)}"}},')
-    lines += ["};", "#endif", "#ifdef PERFORMER_TABLE",
+    lines += ["};", *_checksum_tables(), "#endif", "#ifdef PERFORMER_TABLE",
               "static int (*const performers[])(struct sandbox *, const struct operation *) = {"]
     lines += [f"\t[OP_{o.name.upper()}] = {_function(o)}," for o in OPERATIONS if _is_performed(o)]
     lines += ["};", "#endif", "#ifdef ERRNO_TABLE", "static const char *const errno_names[] = {"]

@@ -55,6 +55,7 @@ class Degraded(NamedTuple):
 DEGRADED = (
     Degraded("join_session_keyring", "keyctl", "ENOSYS", "a kernel without keys has none to hide"),
     Degraded("clone", "clone3", "ENOSYS", "clone(2) takes the same flags"),
+    Degraded("clone", "getcwd", "*", "no directory of the caller's: its bind is refused, else /"),
     Degraded("*", "openat2", "EAGAIN", "a race: tried again, a bounded number of times"),
     Degraded("standard_io", "fstat", "*", "not known to be /dev/null, or to be one file: relayed"),
     Degraded("write_id_map_helper", "dup2", "*", "the helper's words come to the caller instead"),

@@ -25,11 +25,12 @@ from .raw import NAMESPACES, Program, operation, operations
 
 STARTS, TRACED = 150, 50
 SEED = 20261123
-# All that the executor may have asked of the kernel when it refuses a plan: itself, its own file
-# copied into memory that nobody can write, and one line of text.
+# All that the executor may have asked of the kernel when it refuses a plan: itself, whether the
+# same is running (a lock on the root directory), its own file copied into memory that nobody can
+# write, and one line of text.
 HARMLESS = {"execve", "execveat", "exit_group", "arch_prctl", "set_tid_address", "fcntl", "fstat",
-            "newfstatat", "open /proc/self/exe", "close", "mmap", "memfd_create", "sendfile",
-            "prctl", "write", "madvise"}
+            "newfstatat", "open /proc/self/exe", "open /", "close", "mmap", "memfd_create",
+            "sendfile", "prctl", "write", "madvise"}
 CLONE_VM = 0x100
 
 
