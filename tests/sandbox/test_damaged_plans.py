@@ -142,7 +142,7 @@ REFUSED: Mapping[str, bytes] = {
     "a label not read back": more(operation("set_exec_label", "exec x", "exec")),
     "commands at a gate": more(operation("gate", 3), operation("serve", 4, 1, 0)),
     "commands that nobody starts": more(operation("admit", 3, 4)),
-    "commands admitted and alone": more(operation("admit", 3, 4), operation("serve", 5, 1)),
+    "commands admitted and alone": more(operation("admit", 3, 4), operation("serve", 5, 1, 0)),
     "commands that are labelled": more(operation("expect_label", "apparmor", "x"),
                                        operation("serve", 4, 1, 0)),
     **{f"no {name}": without(name) for name in NEEDED},
