@@ -17,6 +17,7 @@ import pytest
 import hardrun
 from hardrun.kernel import procfs
 from hardrun.plan import ahead
+from hardrun.verify import find_sandbox, verify_sandbox
 
 PATIENCE = 30.0
 
@@ -93,6 +94,14 @@ def test_the_process_that_waits_has_its_filter_and_can_not_be_looked_into(
         os.listdir(f"/proc/{pid}/fd")
     os.kill(pid, signal.SIGKILL)
     assert sh(pool, "echo fine").stdout == b"fine\n"
+
+
+def test_one_that_waits_is_verified(pool: hardrun.Pool) -> None:
+    until(lambda: len(waiting(pool)[1]) == 1)
+    found = verify_sandbox(find_sandbox(pool._waiting[0].process.pid))
+    assert len(found.processes) == 2
+    assert found.holds
+    assert not found.unverified
 
 
 def test_a_filter_that_would_not_let_it_go_on_comes_last(
