@@ -142,8 +142,9 @@ class Pool:
                 raise error from None
             return None
         on_start(command)
-        self._refill()
-        ended = session.exchange(command, options, self._limit)
+        if not self._waiting:
+            self._refill()
+        ended = session.exchange(command, options, self._limit, self._refill)
         stdout, stderr = (api.as_output(data, text) for data in (ended.stdout, ended.stderr))
         if ended.reply is not None:
             error = serve.error_of_reply(ended.reply, what)
@@ -207,7 +208,7 @@ class Pool:
         return sandbox or serve.Served(self._program, ServeMode.ONCE)
 
     def _refill(self) -> None:
-        """One was taken: wake the keeper, once the command is on its way and not before."""
+        """Wake the keeper: one was taken. A quick command's end does it, while others wait."""
         with self._changed:
             self._changed.notify_all()
 

@@ -87,12 +87,14 @@ def asked(argv: Sequence[str], options: CommandOptions) -> serve.Asked:
                        dict(options.get("env") or {}))
 
 
-def exchange(command: serve.Command, options: CommandOptions, limit: int) -> serve.Ended:
-    """Read a command's output until it ends, within its time."""
+def exchange(command: serve.Command, options: CommandOptions, limit: int,
+             meanwhile: Callable[[], object] | None = None) -> serve.Ended:
+    """Read a command's output until it ends, within its time; ``meanwhile`` is an Exchange's."""
     timeout = options.get("timeout")
     deadline = None if timeout is None else command.begun + timeout
     sinks = None if options.get("capture_output") else (1, 2)
-    return serve.Exchange(command, limit=limit, deadline=deadline, sinks=sinks).run()
+    return serve.Exchange(command, limit=limit, deadline=deadline, sinks=sinks,
+                          meanwhile=meanwhile).run()
 
 
 def checked(result: Result, options: CommandOptions) -> Result:

@@ -47,11 +47,11 @@ class Contender:
     """One column of the tables.
 
     ``commands`` gives the command lines of one start, which are run one after the other; ``call``
-    is a start within this process instead. ``prepare`` is called before each and ``settle`` after
-    each, outside the clock (what is made anew in the background must not fall into somebody
-    else's time), ``close`` at the end. ``stay`` and ``end`` are for what sleeps: how it is started
-    where that differs, and what ends it beside a signal. ``hidden``: its processes are none of
-    the host's.
+    is a start within this process instead, ``timed`` one that knows itself how many seconds it
+    took. ``prepare`` is called before each and ``settle`` after each, outside the clock (what is
+    made anew in the background must not fall into somebody else's time), ``close`` at the end.
+    ``stay`` and ``end`` are for what sleeps: how it is started where that differs, and what ends
+    it beside a signal. ``hidden``: its processes are none of the host's.
     """
 
     name: str
@@ -67,9 +67,15 @@ class Contender:
     stay: Callable[[Ask], Sequence[list[str]]] | None = None
     end: Callable[[Ask], Sequence[list[str]]] = lambda _: ()
     call: Callable[[Ask], object] | None = None
+    timed: Callable[[Ask], float] | None = None
     hidden: bool = False
     rows: tuple[str, ...] = ("startup", "syscall", "scale", "io", "memory")
     """The suites that it takes part in."""
+
+    @property
+    def is_called(self) -> bool:
+        """Whether no command line starts it."""
+        return self.call is not None or self.timed is not None
 
     def starts(self, ask: Ask) -> list[Start]:
         """What is to be started, in this order."""
@@ -77,6 +83,11 @@ class Contender:
 
     def measure(self, ask: Ask) -> Sample | Failure:
         """One start, to its end."""
+        if self.timed is not None:
+            try:
+                return Sample(self.timed(ask))
+            except (HardrunError, OSError) as error:
+                return Failure(str(error))
         if self.call is not None:
             function = self.call
             found = clock.call(lambda: function(ask))

@@ -3,6 +3,7 @@
  * that makes the necessary system calls and checks nothing. No sandbox: a number to compare with.
  *
  *	floor FILTER ROOTFS PROGRAM [ARGUMENT...]
+ *	floor FILTER ROOTFS - SOCKET     waits, prepared, for the program that a packet of a pool's names
  */
 #include <fcntl.h>
 #include <net/if.h>
@@ -12,6 +13,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
+#include <sys/mman.h>
 #include <sys/mount.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
@@ -21,6 +23,7 @@
 
 #undef MS_PRIVATE /* the same numbers, of another type */
 #undef MNT_DETACH
+#include "operations.h"
 #include "uapi.h"
 
 #define NEW_NAMESPACES \
@@ -119,20 +122,71 @@ static void enter_domain(void)
 		must(!syscall(NR_LANDLOCK_RESTRICT_SELF, domain, 0), "landlock");
 }
 
-static void become(char **argv, ssize_t size)
+static void limit(void)
 {
 	static const int LIMITS[] = {RLIMIT_DATA, RLIMIT_CPU, RLIMIT_NOFILE, RLIMIT_CORE, RLIMIT_MEMLOCK};
-	struct filter_program program = {.length = (uint16_t)(size / 8), .filter = filter};
 	setsid();
 	for (size_t i = 0; i < sizeof LIMITS / sizeof *LIMITS; i++) {
 		struct rlimit limit;
 		getrlimit((__typeof__(RLIMIT_CPU))LIMITS[i], &limit);
 		setrlimit((__typeof__(RLIMIT_CPU))LIMITS[i], &limit);
 	}
-	close_descriptor_range(3, ~0u);
+}
+
+static void load_filter(ssize_t size)
+{
+	struct filter_program program = {.length = (uint16_t)(size / 8), .filter = filter};
 	must(!syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, 0, &program), "seccomp");
+}
+
+static void become(char **argv, ssize_t size)
+{
+	limit();
+	close_descriptor_range(3, ~0u);
+	load_filter(size);
 	execv(argv[0], argv);
 	_exit(127);
+}
+
+/* Descriptors are PID 1's, too, until the last step: so it has the channel without being told. */
+static void become_what_comes(int socket_fd, int *channel_fd, ssize_t size)
+{
+	char data[512];
+	union {
+		struct cmsghdr header;
+		char space[CMSG_SPACE(4 * sizeof(int))];
+	} control;
+	struct iovec part = {data, sizeof data};
+	struct msghdr header = {.msg_iov = &part, .msg_iovlen = 1, .msg_control = &control,
+				.msg_controllen = sizeof control};
+	int fds[4];
+	limit();
+	load_filter(size);
+	must(recvmsg(socket_fd, &header, MSG_CMSG_CLOEXEC) > 0, "recvmsg");
+	memcpy(fds, CMSG_DATA(&control.header), sizeof fds);
+	*channel_fd = fds[0];
+	for (int fd = 0; fd < 3; fd++)
+		dup2(fds[fd + 1], fd);
+	syscall(SYS_close_range, 3u, ~0u, 2u /* CLOSE_RANGE_UNSHARE */);
+	char *argv[] = {data + JOB_HEADER_SIZE + 1, NULL};
+	execv(argv[0], argv);
+	_exit(127);
+}
+
+static int wait_for_one(int socket_fd, ssize_t size)
+{
+	struct {
+		uint32_t kind;
+		int32_t status;
+		char rest[REPLY_SIZE - 8];
+	} reply = {.kind = TOLD_ENDED};
+	int *channel_fd = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+	must(channel_fd != MAP_FAILED, "mmap");
+	pid_t pid = (pid_t)syscall(SYS_clone, CLONE_FILES | 17 /* SIGCHLD */, 0, 0, 0, 0);
+	if (!pid)
+		become_what_comes(socket_fd, channel_fd, size);
+	must(pid > 0 && waitpid(pid, &reply.status, 0) == pid, "wait");
+	return send(*channel_fd, &reply, sizeof reply, MSG_NOSIGNAL) < 0;
 }
 
 static int init(char **argv, unsigned uid, unsigned gid, ssize_t size)
@@ -144,6 +198,8 @@ static int init(char **argv, unsigned uid, unsigned gid, ssize_t size)
 	make_view(argv[2]);
 	drop_privileges();
 	enter_domain();
+	if (!strcmp(argv[3], "-"))
+		return wait_for_one(atoi(argv[4]), size);
 	pid_t pid = vfork();
 	if (!pid)
 		become(argv + 3, size);

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from hardrun.bench import disk, law, memory, ours, scale, startup, syscall
+from hardrun.bench import disk, law, memory, ours, scale, startup, syscall, warm
 from hardrun.bench.document import Document, Series
 from hardrun.bench.law import Interval
 
@@ -146,8 +146,9 @@ MUSTS = (
     Must("hardrun run, new, decided by the service", "15 ms", 1.0, 1.0,
          lambda d: _share(d.find("startup", ours.SERVED, startup.EXIT), _SERVED),
          built=_has("startup", ours.SERVED)),
-    Must("warm pool, request to reaped", "fork + exec", 2.0, 1.5,
-         _startup(ours.POOL, ours.PLAIN), built=_has("startup", ours.POOL)),
+    Must("warm pool, request to reaped", "vfork + exec, both from C", 2.0, 1.5,
+         _startup(warm.POOL, warm.PLAIN), built=_has("startup", ours.POOL),
+         floored=_startup(warm.POOL, warm.FLOOR)),
     Must("one more container, created or stopped", "12 kB", 0.2, 0.1,
          _disk("hardrun create", "created", "stopped"), built=_has("disk", "hardrun create")),
     Must("one more container, running, persistent", "12 kB", 1.1, 1.1,

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import hardrun
+from hardrun.bench import warm
 from hardrun.bench.contender import Ask, Contender
 from hardrun.bench.scene import WRITABLE, Scene
 from hardrun.errors import ExecutorError, HardrunError
@@ -22,7 +23,6 @@ SERVED = "hardrun run, new, service"
 PREPARED, POOL, SESSION = "hardrun.prepare", "hardrun.Pool", "hardrun.Sandbox"
 FLOOR, PLAIN = "kernel floor", "fork + exec"
 _SERVICE_STARTS = 10.0  # seconds, at most
-_REFILL = 0.03  # seconds in which a pool makes the next one
 FILTER = "filter.bpf"
 DEFAULT = ("untrusted",)
 _ALL = "policy untrusted: all namespaces, filter, capabilities, Landlock, mounts, PID 1"
@@ -116,6 +116,9 @@ def _in_process(scene: Scene) -> Iterator[Contender]:
         flags["rootfs"] = str(scene.rootfs)
     prepared = hardrun.prepare(list(scene.command), **flags)
     own = level(scene.policies)
+    yield warm.by_subprocess(scene)
+    if scene.floor is not None:
+        yield from warm.contenders(scene, own, filter_of, flags)
     yield Contender(PREPARED, own, "decided once, run from this Python process", lambda _: [],
                     call=lambda _: _succeed(prepared.run()), rows=("startup", "scale"))
     for name, kind, note in ((POOL, "Pool", "set up in advance, each used once"),
@@ -125,7 +128,7 @@ def _in_process(scene: Scene) -> Iterator[Contender]:
             keeper = make(**flags)
             yield Contender(
                 name, own, note, lambda _: [], rows=("startup", "scale"), close=keeper.close,
-                settle=lambda: time.sleep(_REFILL),
+                settle=lambda: time.sleep(warm.WAIT),
                 call=lambda ask, keeper=keeper: _succeed(  # type: ignore[misc]
                     keeper.run(list(ask.command))))
 

@@ -60,7 +60,7 @@ def once(contenders: Sequence[Contender], command: tuple[str, ...]
 
 
 def _did_not_run(contender: Contender) -> Failure | None:
-    if contender.call is not None or len(contender.commands(fresh((PROBE,)))) > 1:
+    if contender.is_called or len(contender.commands(fresh((PROBE,)))) > 1:
         return None
     output = contender.output(fresh((PROBE, "byte")))
     if isinstance(output, Failure):

@@ -30,7 +30,7 @@ def run(bench: Bench) -> Iterator[Series]:
     for contender in able:
         yield _in_sequence(bench, contender, share)
         bench.tick(0.5 / len(able))
-    yield from _at_once(bench, [c for c in able if c.call is None])
+    yield from _at_once(bench, [c for c in able if not c.is_called])
 
 
 def _in_sequence(bench: Bench, contender: Contender, seconds: float) -> Series:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hardrun.errors import BadInput, HostUnsupported
+from hardrun.plan.ctable import header
 
 PROBE = "/bin/probe"
 WRITABLE = "/work"
@@ -67,11 +68,13 @@ def compilers() -> Iterator[list[str]]:
 
 def build(name: str, target: Path) -> None:
     """Compile ``NAME.c`` of this directory. Raises HostUnsupported without a C compiler."""
-    for compiler in compilers():
-        done = subprocess.run([*compiler, *_FLAGS, "-o", str(target), str(_SOURCES / f"{name}.c")],
-                              capture_output=True, check=False)
-        if done.returncode == 0:
-            return
+    with tempfile.TemporaryDirectory() as headers:
+        (Path(headers) / "operations.h").write_text(header())  # which no wheel has
+        for compiler in compilers():
+            done = subprocess.run([*compiler, *_FLAGS, "-I", headers, "-o", str(target),
+                                   str(_SOURCES / f"{name}.c")], capture_output=True, check=False)
+            if done.returncode == 0:
+                return
     raise HostUnsupported("no C compiler that makes static programs", fact="compiler",
                           hint="apt-get install musl-tools, or pip install ziglang; a command of "
                                "your own needs none: hardrun bench startup -- /bin/true")

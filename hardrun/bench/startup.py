@@ -24,7 +24,7 @@ def run(bench: Bench) -> Iterator[Series]:
     yield from bench.failures("startup", EXIT)
     yield from _times(bench, EXIT, able)
     if bench.scene.probed:
-        single = [c for c in able if c.call is None and c.name != ours.COLD
+        single = [c for c in able if not c.is_called and c.name != ours.COLD
                   and "create" not in c.name and (bench.is_quick(c.name) or not bench.quick)]
         yield from _times(bench, FIRST_BYTE, single, (PROBE, "byte"))
     else:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 
 from hardrun.bench import ours, rounds
 from hardrun.bench.bench import Bench, series
@@ -11,7 +11,7 @@ from hardrun.bench.clock import Failure
 from hardrun.bench.contender import Contender
 from hardrun.bench.document import Series
 from hardrun.bench.scene import PROBE
-from hardrun.kernel.seccomp.simulate import Instruction, decode, simulate
+from hardrun.kernel.seccomp.simulate import always_allowed, decode, simulate
 from hardrun.kernel.seccomp.tables import ABIS, architecture_of, numbers
 
 CALLS = {"getpid": (50_000, "/"), "read": (50_000, "/dev/null"), "openat": (5_000, "/"),
@@ -21,35 +21,6 @@ POLICIES = ("judge", "agent", "build", "docker-default")
 ALLOWS_ALL, ITS_FILTER = "a filter that allows all", "untrusted's filter alone"
 CONSTANT, SHARE = "allowed calls that the kernel's cache answers", "share"
 _ALLOW = 0x7FFF0000
-_LD_ABS, _RET, _JA = 0x20, 0x06, 0x05
-_TESTS: Mapping[int, Callable[[int, int], bool]] = {
-    0x15: lambda a, k: a == k, 0x35: lambda a, k: a >= k,
-    0x25: lambda a, k: a > k, 0x45: lambda a, k: bool(a & k)}
-_AND = 0x54
-
-
-def always_allowed(code: Sequence[Instruction], audit: int, number: int) -> bool:
-    """Whether the kernel allows a call without running the filter.
-
-    As ``seccomp_is_const_allow()`` finds out when a filter is loaded (Linux 5.11): it follows the
-    program for this number and architecture, and gives up where anything else is looked at.
-    """
-    a = position = 0
-    while True:
-        opcode, yes, no, k = code[position]
-        position += 1
-        if opcode == _LD_ABS and k in (0, 4):
-            a = number if k == 0 else audit
-        elif opcode == _RET:
-            return k == _ALLOW
-        elif opcode == _JA:
-            position += k
-        elif opcode in _TESTS:
-            position += yes if _TESTS[opcode](a, k) else no
-        elif opcode == _AND:
-            a &= k
-        else:
-            return False
 
 
 def _contenders(bench: Bench) -> Iterator[Contender]:

@@ -146,6 +146,8 @@ struct sandbox {
 	int serve_fd;
 	enum serve_mode serve_mode;
 	const struct job *served; /* the one that is started; NULL: the plan's own command */
+	bool ahead; /* of a single one: limits and filter come before it does */
+	enum { PART_WHOLE, PART_AHEAD, PART_REST } part;
 	const char *label, *file_label; /* SELinux contexts, drawn; empty without */
 };
 
@@ -299,8 +301,10 @@ int label_check(struct sandbox *sandbox, const struct operation *operation, pid_
 /* init.c, workload.c, perform.c; perform_* of each operation: operations.h */
 _Noreturn void init_main(struct sandbox *sandbox);
 pid_t start_workload(struct sandbox *sandbox);
+int open_null(void);
 void exchange_null(void);
 int workload_main(void *sandbox);
+_Noreturn void workload_ahead(struct sandbox *sandbox);
 int perform(struct sandbox *sandbox, enum phase phase);
 void record_failure(struct sandbox *sandbox, int error);
 
@@ -308,6 +312,7 @@ void record_failure(struct sandbox *sandbox, int error);
 struct rusage;
 bool job_parse(struct job *job, char *data, size_t size);
 int serve_open(struct sandbox *sandbox);
+int serve_await(struct sandbox *sandbox, struct job *job, int *fds);
 int serve_wait(struct sandbox *sandbox, siginfo_t *info);
 bool serve_ended(struct sandbox *sandbox, pid_t pid, int status, struct rusage *usage);
 unsigned serve_descriptors(const struct sandbox *sandbox);

@@ -12,19 +12,32 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+/* The signal and event that stopped it; -1: it has ended, and is left to whoever reaps it. */
+static int next_stop(pid_t workload)
+{
+	siginfo_t info;
+	for (;;) {
+		if (waitid(P_PID, (id_t)workload, &info, WEXITED | WSTOPPED | WNOWAIT | __WALL) < 0 ||
+		    (info.si_code != CLD_TRAPPED && info.si_code != CLD_STOPPED))
+			return -1;
+		info.si_pid = 0;
+		if (waitid(P_PID, (id_t)workload, &info, WSTOPPED | WNOHANG | __WALL) < 0)
+			return -1;
+		if (info.si_pid)
+			return info.si_status;
+	}
+}
+
 static int until_exec(pid_t workload)
 {
-	int status;
-	for (;;) {
-		if (waitpid(workload, &status, __WALL) < 0)
-			return -1;
-		if (!WIFSTOPPED(status))
-			return -1;
-		if (status >> 8 == (SIGTRAP | PTRACE_EVENT_EXEC << 8))
+	int stop;
+	while ((stop = next_stop(workload)) >= 0) {
+		if (stop == (SIGTRAP | PTRACE_EVENT_EXEC << 8))
 			return 0;
-		if (ptrace(PTRACE_CONT, workload, NULL, (void *)(intptr_t)WSTOPSIG(status)) < 0)
+		if (ptrace(PTRACE_CONT, workload, NULL, (void *)(intptr_t)(stop & 0xff)) < 0)
 			return -1;
 	}
+	return -1;
 }
 
 /*
@@ -65,10 +78,9 @@ int gate_ask(struct sandbox *sandbox)
 int gate_hold_served(struct sandbox *sandbox, pid_t workload)
 {
 	struct operation label;
-	int status;
 	plan_find(&sandbox->plan, OP_EXPECT_LABEL, &label);
 	sandbox->current = label.index;
-	if (waitpid(workload, &status, __WALL) < 0 || !WIFSTOPPED(status))
+	if (next_stop(workload) < 0)
 		return 0;
 	CHECK(ptrace(PTRACE_SETOPTIONS, workload, NULL,
 		     (void *)(intptr_t)(PTRACE_O_TRACEEXEC | PTRACE_O_EXITKILL)), "ptrace");

@@ -194,20 +194,29 @@ static _Noreturn void supervise(struct sandbox *sandbox, pid_t workload)
 	}
 }
 
+/* The null device of the sandbox; -1 where it has none. */
+int open_null(void)
+{
+	int null_fd = open("/dev/null", O_RDWR | O_NOFOLLOW | O_NOCTTY | O_CLOEXEC);
+	if (null_fd >= 0 && is_null(null_fd))
+		return null_fd;
+	if (null_fd >= 0)
+		close(null_fd);
+	return -1;
+}
+
 /*
  * The caller's null device becomes that of the sandbox, by its number: a program that opens
  * /dev/stdout anew reaches the file behind the descriptor, which must lie in the view.
  */
 void exchange_null(void)
 {
-	for (int fd = 0; fd < 3; fd++) {
-		int null_fd = is_null(fd) ? open("/dev/null", O_RDWR | O_NOFOLLOW | O_NOCTTY | O_CLOEXEC)
-					  : -1;
-		if (null_fd >= 0 && is_null(null_fd))
+	int null_fd = open_null();
+	for (int fd = 0; fd < 3 && null_fd >= 0; fd++)
+		if (is_null(fd))
 			dup2(null_fd, fd);
-		if (null_fd >= 0)
-			close(null_fd);
-	}
+	if (null_fd >= 0)
+		close(null_fd);
 }
 
 static int make_later_namespaces(struct sandbox *sandbox)

@@ -310,8 +310,6 @@ static int conclude_killed(struct parent *parent)
 {
 	struct shared *shared = parent->shared;
 	bool memory = cgroup_count(&parent->sandbox->cgroup, "memory.events", "oom_kill");
-	/* Without a gate nothing holds a command whose exec was reached. */
-	shared->started |= shared->reached && !parent->sandbox->gated;
 	shared->status = SIGKILL;
 	parent->outcome = memory ? "memory-limit" : shared->started ? "signaled" : "internal";
 	parent->killed = !memory && !shared->started;
@@ -338,6 +336,8 @@ static int conclude(struct parent *parent)
 		return parent->shared->failure.error == ENOENT || parent->shared->failure.error == ENOTDIR
 			       ? EXIT_NOT_FOUND : EXIT_NOT_EXECUTABLE;
 	}
+	/* Without a gate nothing holds a command whose exec was reached. */
+	parent->shared->started |= parent->shared->reached && !parent->sandbox->gated;
 	if (!parent->outcome && cgroup_count(cgroup, "memory.oom_control", "oom_kill"))
 		parent->outcome = "memory-limit";
 	if (parent->outcome) {

@@ -4,12 +4,21 @@
 
 #include <string.h>
 
+/* Of a command that has not come yet, and its process, which waits for it. */
+static bool is_ahead(const struct sandbox *sandbox, enum opcode opcode)
+{
+	return sandbox->ahead && (opcode == OP_NEW_SESSION || opcode == OP_SET_UMASK ||
+				  opcode == OP_SET_LIMIT || opcode == OP_LOAD_SECCOMP);
+}
+
 int perform(struct sandbox *sandbox, enum phase phase)
 {
 	struct operation operation;
 	for (uint32_t i = 0; i < sandbox->plan.count; i++) {
 		plan_operation(&sandbox->plan, i, &operation);
-		if (operation.type->phase != phase)
+		if (operation.type->phase != phase ||
+		    (sandbox->part && (sandbox->part == PART_AHEAD) !=
+					      is_ahead(sandbox, operation.type->opcode)))
 			continue;
 		sandbox->current = i;
 		/* argv and environment were laid out before the clone: nothing to perform. */

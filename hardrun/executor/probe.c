@@ -31,7 +31,9 @@
 #define PATIENCE 5u /* seconds for one question: a network namespace waits for others on a busy machine */
 
 _Static_assert(sizeof(struct question) == QUESTION_SIZE, "the schema and the executor disagree");
-_Static_assert(offsetof(struct shared, probe) == PROBE_OFFSET, "the schema and the executor disagree");
+_Static_assert(offsetof(struct shared, probe) == PROBE_OFFSET &&
+		       offsetof(struct shared, started) == REACHED_END,
+	       "the schema and the executor disagree");
 
 static uint32_t taken; /* PID 1: the last request that it has seen */
 static unsigned descriptors; /* a probe: how many it got from PID 1 */

@@ -16,7 +16,7 @@ import struct
 import subprocess
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import IO, NamedTuple
 
 from hardrun.errors import (
@@ -34,6 +34,8 @@ from hardrun.plan.serve import ServeMode, Told
 
 PATIENCE = 10.0
 """Seconds in which PID 1 answers a request; a sandbox that is stopped does not."""
+QUICK = 0.005
+"""Seconds in which a command that is quick has ended."""
 _CHUNK = 65536
 
 
@@ -161,7 +163,8 @@ class Command:
 
     def reply(self, patience: float | None = None) -> Reply | None:
         """The next reply; None when the sandbox is gone. Raises TimeoutError."""
-        self._channel.settimeout(patience)
+        if self._channel.gettimeout() != patience:
+            self._channel.settimeout(patience)
         try:
             data = self._receive()
         except BlockingIOError:
@@ -218,12 +221,15 @@ class Exchange:
     """Reads what a command writes until it ends, within a time and a number of bytes.
 
     ``sinks`` are descriptors that standard output and error are copied to; None: they are kept.
+    ``meanwhile`` is called once, where nothing is heard of the command for ``QUICK`` seconds.
     """
 
     def __init__(self, command: Command, *, limit: int = 0, deadline: float | None = None,
-                 sinks: tuple[int, int] | None = None) -> None:
+                 sinks: tuple[int, int] | None = None,
+                 meanwhile: Callable[[], object] | None = None) -> None:
         self.command = command
         self.limit, self.deadline, self.sinks = limit, deadline, sinks
+        self.meanwhile = meanwhile
         self.kept = (bytearray(), bytearray())
         self.bytes = 0
         self.truncated = False
@@ -258,26 +264,33 @@ class Exchange:
         left = None if self.deadline is None else max(self.deadline - time.monotonic(), 0)
         if self.stopped:
             left = PATIENCE
+        if self.meanwhile is not None:
+            left = QUICK if left is None else min(left, QUICK)
         ready = poller.poll(None if left is None else math.ceil(left * 1000))
+        if not ready and self.meanwhile is not None:
+            self.meanwhile()
+            self.meanwhile = None
+            return True
         if not ready and self.stopped:
             raise ExecutorError("the sandbox does not answer: it is stopped",
                                 hint="SIGCONT lets it go on, closing it ends it")
         if self.deadline is not None and time.monotonic() >= self.deadline:
             self._stop("timeout")
         told = False
-        for number, _ in ready:
+        for number, event in ready:
             if number not in self._streams:
                 told = True
-            elif not self._take(number, self._streams[number]):
-                poller.unregister(number)
+            elif not event & select.POLLIN or not self._take(number, self._streams[number]):
+                poller.unregister(number)  # it has ended: without POLLIN there is nothing left
+                del self._streams[number]
         if not told:
             return True
         self.answer = self.command.reply()
         if self.answer is not None and self.answer.kind == Told.STARTED:
             return True
         # What it wrote is in the pipes; who still holds them open runs in the background.
-        for stream, descriptor in enumerate((self.command.stdout, self.command.stderr)):
-            while descriptor is not None and self._take(descriptor, stream, last=True):
+        for descriptor, stream in self._streams.items():
+            while self._take(descriptor, stream, last=True):
                 pass
         return False
 

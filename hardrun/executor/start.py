@@ -84,7 +84,7 @@ class Channels:
         try:
             operations = self._connect(gate=gate, lifeline=lifeline, report=report)
             if serve is not None:
-                operations.append(self._connect_serve(serve))
+                operations.append(self._connect_serve(serve, program.operations))
             self._child = [int(operation.values[0]) for operation in operations]
             if listener is not None:
                 operations += self._connect_listener(listener)
@@ -116,17 +116,22 @@ class Channels:
             operations.append(Operation("gate", tuple(self._keep(other.detach())), "hardrun"))
         return operations
 
-    def _connect_serve(self, mode: ServeMode) -> Operation:
+    def _connect_serve(self, mode: ServeMode, operations: Sequence[Operation]) -> Operation:
+        from hardrun.plan import ahead
+
+
         ours, other = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self.serve = socket.socket(fileno=self._keep(ours.detach())[0])
         self._open.remove(self.serve.fileno())
-        return Operation("serve", (*self._keep(other.detach()), int(mode)), "hardrun")
+        return Operation("serve", (*self._keep(other.detach()), int(mode),
+                                   int(mode is ServeMode.ONCE and ahead.is_possible(operations))),
+                         "hardrun")
 
     def _connect_listener(self, listener: socket.socket) -> list[Operation]:
         ours, other = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         serve, to, own = self._keep(ours.detach(), other.detach(), os.dup(listener.fileno()))
         self._child += [serve, to, own]
-        return [Operation("serve", (serve, int(ServeMode.BESIDE)), "hardrun"),
+        return [Operation("serve", (serve, int(ServeMode.BESIDE), 0), "hardrun"),
                 Operation("admit", (own, to), "hardrun")]
 
     def _keep(self, *descriptors: int) -> list[int]:

@@ -29,15 +29,49 @@ static int wait_at_gate(struct sandbox *sandbox)
  * PID 1 holds them under any numbers, 0-2 among them. Memory is PID 1's own: what is written to
  * `sandbox` here stays there, and the next command would find it.
  */
-static int take_served(struct sandbox *sandbox)
+static int take_served(struct sandbox *sandbox, int null_fd)
 {
 	int moved[3];
-	for (int fd = 0; fd < 3; fd++)
-		CHECK(moved[fd] = fcntl(sandbox->standard_fds[fd], F_DUPFD_CLOEXEC, 3), "fcntl");
+	for (int fd = 0; fd < 3; fd++) {
+		moved[fd] = is_null(sandbox->standard_fds[fd]) && null_fd >= 0
+				    ? null_fd : sandbox->standard_fds[fd];
+		if (moved[fd] < 3)
+			CHECK(moved[fd] = fcntl(moved[fd], F_DUPFD_CLOEXEC, 3), "fcntl");
+	}
 	for (int fd = 0; fd < 3; fd++)
 		CHECK(dup2(moved[fd], fd), "dup2");
-	exchange_null();
 	return 0;
+}
+
+/*
+ * Of a sandbox for a single command: forked before that comes, with as much done as does not depend on
+ * it. The plan says whether the filter lets through what is left to do; else it comes last, as ever.
+ */
+_Noreturn void workload_ahead(struct sandbox *sandbox)
+{
+	struct job job;
+	int fds[4], null_fd;
+	sigset_t none;
+	do /* what comes is above 2 then */
+		null_fd = open_null();
+	while (null_fd >= 0 && null_fd < 3);
+	sigemptyset(&none);
+	umask(sandbox->umask);
+	sandbox->part = PART_AHEAD;
+	if (sigprocmask(SIG_SETMASK, &none, NULL) < 0 || perform(sandbox, PHASE_WORKLOAD) < 0 ||
+	    serve_await(sandbox, &job, fds) < 0) {
+		record_failure(sandbox, errno);
+		_exit(EXIT_REFUSED);
+	}
+	sandbox->served = &job;
+	sandbox->standard_fds = fds + 1;
+	sandbox->part = PART_REST;
+	/* PID 1 holds it once it waits for nothing else: a stop that it sees before would be lost. */
+	if ((sandbox->labelled &&
+	     (control_wait(sandbox->control_fd) < 0 || gate_ask(sandbox) < 0)) ||
+	    take_served(sandbox, null_fd) < 0 || perform(sandbox, PHASE_WORKLOAD) < 0)
+		record_failure(sandbox, errno);
+	_exit(EXIT_REFUSED);
 }
 
 int workload_main(void *argument)
@@ -50,7 +84,7 @@ int workload_main(void *argument)
 	if (sigprocmask(SIG_SETMASK, &none, NULL) < 0 ||
 	    (sandbox->bare && prctl(PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0) < 0) ||
 	    (sandbox->gated && !sandbox->served && wait_at_gate(sandbox) < 0) ||
-	    (sandbox->served && take_served(sandbox) < 0) ||
+	    (sandbox->served && take_served(sandbox, open_null()) < 0) ||
 	    (sandbox->served && sandbox->labelled && gate_ask(sandbox) < 0) ||
 	    (sandbox->bare && perform(sandbox, PHASE_INIT) < 0) ||
 	    perform(sandbox, PHASE_WORKLOAD) < 0)

@@ -64,6 +64,7 @@ def _probe() -> list[str]:
     return [
         f'#define PROBE_MEMORY "{probe.MEMORY}"',
         f"#define PROBE_OFFSET {probe.OFFSET}u",
+        f"#define REACHED_END {probe.REACHED.size}u",
         f"#define PROBE_FILTERED {probe.FILTERED}u",
         f"#define QUESTION_TEXT {probe.TEXT_SIZE}u",
         f"#define QUESTION_SIZE {probe.QUESTION.size}u",

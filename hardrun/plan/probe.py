@@ -12,6 +12,8 @@ import struct
 
 MEMORY = "hardrun-shared"  # the name of the memory file
 OFFSET = 4096  # what lies before it is the executor's own
+REACHED = struct.Struct("<264xI")
+"""Of that, whether an exec was asked for: in a sandbox for a single command nothing ran before."""
 # asked, answered: numbers of requests; PID 1 starts a probe when they differ
 HEADER = struct.Struct("<III4x")
 # kind, answer, errno or signal, value (in: an argument; out: the result), text (likewise)

@@ -313,7 +313,10 @@ OPERATIONS: tuple[OperationType, ...] = (
     _type(70, "landlock_restrict", _I, 16, "enter the Landlock domain", once=True),
     _type(72, "serve", _I, 17, "start commands that come by descriptor {descriptor}: mode {mode}",
           ("descriptor", U32, "a packet socket whose other end the caller holds"),
-          ("mode", U32, "ServeMode: 0 beside the plan's own command, 1 alone, 2 once"), once=True),
+          ("mode", U32, "ServeMode: 0 beside the plan's own command, 1 alone, 2 once"),
+          ("ahead", U32, "1: the process of the one command has its limits and its filter before"
+                         " that comes; the filter lets through what is then left to do"),
+          once=True),
     # -- workload: the last steps before execve --------------------------------------------------
     _type(80, "argument", _W, 0, "argument {value}", ("value", STRING, "one of argv")),
     _type(81, "arguments_of_caller", _W, 0, "append the arguments given at the start", once=True),

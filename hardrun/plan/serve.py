@@ -40,7 +40,7 @@ class ServeMode(enum.IntEnum):
 class Flag(enum.IntFlag):
     """How a command is to be started."""
 
-    TELL_START = 1  # a reply when it has been executed
+    TELL_START = 1  # a reply when it has been executed; not with ServeMode.ONCE
 
 
 class Told(enum.IntEnum):

@@ -13,6 +13,7 @@ import fcntl
 import mmap
 import os
 import signal
+import struct
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -26,6 +27,7 @@ from hardrun.plan.probe import (
     MOST,
     OFFSET,
     QUESTION,
+    REACHED,
     TEXT_SIZE,
     Answered,
     Ask,
@@ -81,6 +83,15 @@ def started(launcher: int) -> float | None:
         return os.stat(_path(launcher)).st_ctime
     except (NoProbe, OSError):
         return None
+
+
+def executed(launcher: int) -> bool:
+    """Whether an exec was asked for in a sandbox, as its executor notes before; True: unknown."""
+    try:
+        with open(_path(launcher), "rb", buffering=0) as memory:
+            return bool(REACHED.unpack(memory.read(REACHED.size))[0])
+    except (NoProbe, OSError, struct.error):
+        return True
 
 
 @contextmanager

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from hardrun.errors import BadInput
 from hardrun.kernel import procfs
+from hardrun.plan.serve import ServeMode
 from hardrun.verify import canaries, probe, within
 from hardrun.verify.check import Check, Evidence
 from hardrun.verify.compare import compare
@@ -139,8 +140,16 @@ class _Reader:
             if answers != checks:
                 yield Verified(pid, thread, other.status.name, answers)
 
+    @property
+    def _once(self) -> bool:
+        return any(o.name == "serve" and o.values[1] == ServeMode.ONCE
+                   for o in self.sandbox.operations)
+
     def _observe(self, pid: int, thread: int = 0) -> LivePosture:
         live = observe(pid, thread, is_init=pid == self.sandbox.init)
+        # Looked at behind the reading: what waits for its command is the executor still.
+        if self._once and not probe.executed(self.sandbox.launcher):
+            live = dataclasses.replace(live, is_init=True)
         fields = self.hidden.get(f"{pid}/task/{thread}" if thread else str(pid), {})
         return dataclasses.replace(live, **{name: value for name, value in fields.items()
                                             if name in live.unknown})

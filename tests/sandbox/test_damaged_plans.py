@@ -141,11 +141,11 @@ REFUSED: Mapping[str, bytes] = {
     "limits without a group": more(operation("cgroup_limit", "pids.max", "1")),
     "an overlay without a layer": more(operation("root_overlay", "/", 0, 0, 0, 0)),
     "a label not read back": more(operation("set_exec_label", "exec x", "exec")),
-    "commands at a gate": more(operation("gate", 3), operation("serve", 4, 1)),
+    "commands at a gate": more(operation("gate", 3), operation("serve", 4, 1, 0)),
     "commands that nobody starts": more(operation("admit", 3, 4)),
-    "commands admitted and alone": more(operation("admit", 3, 4), operation("serve", 5, 1)),
+    "commands admitted and alone": more(operation("admit", 3, 4), operation("serve", 5, 1, 0)),
     "commands beside one that is labelled": more(operation("expect_label", "apparmor", "x"),
-                                                 operation("serve", 4, 0)),
+                                                 operation("serve", 4, 0, 0)),
     **{f"no {name}": without(name) for name in NEEDED},
 }
 

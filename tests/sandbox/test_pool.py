@@ -16,6 +16,8 @@ import pytest
 
 import hardrun
 from hardrun.kernel import procfs
+from hardrun.plan import ahead
+from hardrun.verify import find_sandbox, verify_sandbox
 
 PATIENCE = 30.0
 
@@ -70,6 +72,74 @@ def test_a_command_is_told_of_as_a_run_is(pool: hardrun.Pool) -> None:
     assert sh(pool, "sleep 1000", timeout=0.2).outcome == "timeout"
     with pytest.raises(subprocess.CalledProcessError):
         sh(pool, "exit 3", check=True)
+
+
+def waiting(pool: hardrun.Pool) -> tuple[int, dict[int, procfs.Status]]:
+    """PID 1 of a sandbox that waits, and its children."""
+    launcher = pool._waiting[0].process.pid
+    statuses = procfs.statuses()
+    init = next(pid for pid, status in statuses.items() if status.parent == launcher)
+    return init, {pid: status for pid, status in statuses.items() if status.parent == init}
+
+
+def test_the_process_that_waits_has_its_filter_and_can_not_be_looked_into(
+        pool: hardrun.Pool) -> None:
+    until(lambda: len(waiting(pool)[1]) == 1)
+    [pid] = waiting(pool)[1]
+
+    def filters() -> bytes:
+        return Path(f"/proc/{pid}/status").read_bytes()
+    until(lambda: b"Seccomp:\t2" in filters())
+    with pytest.raises(PermissionError):
+        os.listdir(f"/proc/{pid}/fd")
+    os.kill(pid, signal.SIGKILL)
+    assert sh(pool, "echo fine").stdout == b"fine\n"
+
+
+def test_one_that_waits_is_verified(pool: hardrun.Pool) -> None:
+    until(lambda: len(waiting(pool)[1]) == 1)
+    found = verify_sandbox(find_sandbox(pool._waiting[0].process.pid))
+    assert len(found.processes) == 2
+    assert found.holds
+    assert not found.unverified
+
+
+def test_a_filter_that_would_not_let_it_go_on_comes_last(
+        monkeypatch: pytest.MonkeyPatch) -> None:
+    script = "grep Seccomp: /proc/self/status; ulimit -d; umask"
+    with monkeypatch.context() as patched:
+        patched.setattr(ahead, "is_possible", lambda operations: False)
+        with hardrun.Pool(policy="judge", size=1) as pool:
+            until(lambda: len(waiting(pool)[1]) == 1)
+            [pid] = waiting(pool)[1]
+            assert b"Seccomp:\t0" in Path(f"/proc/{pid}/status").read_bytes()
+            last = sh(pool, script).stdout
+    with hardrun.Pool(policy="judge", size=1) as pool:
+        assert sh(pool, script).stdout == last
+    assert b"Seccomp:\t2" in last
+
+
+def test_what_it_asks_of_the_kernel_behind_its_filter_is_what_is_left(tmp_path: Path) -> None:
+    script = ("import hardrun\nwith hardrun.Pool(policy='agent', size=1) as p:\n"
+              " p.run(['true'], input=b'x', workdir='/usr')\n"
+              " try: p.run(['no-such-command'])\n except hardrun.CommandNotFound: pass")
+    log = tmp_path / "log"
+    done = subprocess.run(["strace", "-f", "-qq", "-o", log, sys.executable, "-c", script],
+                          capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    filtered: set[str] = set()
+    asked: set[str] = set()
+    for line in log.read_text(errors="replace").splitlines():
+        pid, _, call = line.partition(" ")
+        name = call.strip().partition("(")[0]
+        if pid in filtered and name.isidentifier():
+            asked.add(name)
+        if name == "seccomp" and "FILTER" in call:
+            filtered.add(pid)
+        if "execve" in call and call.endswith("= 0"):
+            filtered.discard(pid)
+    assert {"recvmsg", "sendmsg", "execve"} <= asked
+    assert asked <= set(ahead.LEFT)
 
 
 def test_its_decision_is_that_of_a_run(pool: hardrun.Pool) -> None:
