@@ -169,16 +169,16 @@ static uint64_t nanoseconds(void)
 }
 
 /* The descriptors of a packet go out with it, or the one that it may have comes in. */
-static ssize_t packet(int fd, void *data, size_t size, int *fds, size_t count, int sends)
+static ssize_t packet(int fd, void *data, size_t size, int *fds, unsigned count, int sends)
 {
 	union {
 		struct cmsghdr header;
 		char space[CMSG_SPACE(4 * sizeof(int))];
-	} control = {.header = {.cmsg_len = CMSG_LEN(count * sizeof(int)), .cmsg_level = SOL_SOCKET,
+	} control = {.header = {.cmsg_len = (socklen_t)CMSG_LEN(count * sizeof(int)), .cmsg_level = SOL_SOCKET,
 				.cmsg_type = SCM_RIGHTS}};
 	struct iovec part = {data, size};
 	struct msghdr header = {.msg_iov = &part, .msg_iovlen = 1, .msg_control = &control,
-				.msg_controllen = CMSG_SPACE(count * sizeof(int))};
+				.msg_controllen = (socklen_t)CMSG_SPACE(count * sizeof(int))};
 	if (sends) {
 		memcpy(CMSG_DATA(&control.header), fds, count * sizeof(int));
 		return sendmsg(fd, &header, MSG_NOSIGNAL);
