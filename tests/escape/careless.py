@@ -60,8 +60,7 @@ CARELESS: Mapping[str, tuple[Edit, ...]] = {
              "(void)sandbox;"),
     ),
     "leaks descriptors": (
-        Edit("init.c", "int control = sandbox->control_fd, serve = sandbox->serve_fd;",
-             "int control = sandbox->control_fd, serve = sandbox->serve_fd;\n\treturn 0;"),
+        Edit("init.c", "\tunsigned next;\n\tdo {\n", "\tunsigned next;\n\treturn 0;\n\tdo {\n"),
         Edit("relay.c", "if (!S_ISREG(status.st_mode) && (!labelled", "if ((!labelled"),
     ),
     # A command that comes later can be reached into until it is executed (CVE-2016-9962).
