@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,7 +10,9 @@ from contextlib import contextmanager
 import pytest
 
 import hardrun
-from hardrun.errors import ExecutorError
+from hardrun import session
+from hardrun.executor import serve
+from hardrun.plan.serve import ServeMode, Told
 from hardrun.profile import apparmor_host
 from tests.vm.guest import as_root
 
@@ -69,19 +72,29 @@ def test_commands_that_come_later_have_the_type() -> None:
 
 
 @pytest.mark.vm("apparmor")
-@pytest.mark.parametrize("change", ["complain", "gone"])
-def test_a_command_that_would_not_have_it_is_not_started(change: str) -> None:
-    """The first had it; what root changed since is found at the next."""
-    with _installed(), hardrun.Sandbox(timeout=600) as sandbox:
-        assert APPARMOR in _label(sandbox.run(SHOW, capture_output=True, text=True))
-        if change == "gone":
-            as_root("hardrun", "profile", "remove", APPARMOR)
-        else:
-            as_root("apparmor_parser", "--replace", "--skip-cache", "--complain",
-                    stdin=apparmor_host.text(APPARMOR))
-        with pytest.raises(hardrun.HardrunError) as refused:
-            sandbox.run(["sh", "-c", "echo ran > /tmp/marker"])
-        assert isinstance(refused.value, ExecutorError | hardrun.PolicyRefused)
-        as_root("hardrun", "profile", "install", APPARMOR)
-        found = sandbox.run(["cat", "/tmp/marker"], capture_output=True, text=True)
-        assert (found.returncode, found.stdout) == (1, "")
+@pytest.mark.parametrize("mode", [ServeMode.ALONE, ServeMode.ONCE])
+@pytest.mark.parametrize("change, site", [("complain", f"it has {APPARMOR} ("),
+                                          ("gone", "write")])
+def test_a_command_that_would_not_have_it_is_not_started(mode: ServeMode, change: str,
+                                                         site: str) -> None:
+    """What root changed since the start is found by PID 1: nobody decides anew here."""
+    with _installed():
+        program = session.program_of(session.standing_of({"timeout": 600}).request)
+        sandbox = serve.Served(program, mode)
+        try:
+            assert sandbox.is_ready()
+            if change == "gone":
+                as_root("hardrun", "profile", "remove", APPARMOR)
+            else:
+                as_root("apparmor_parser", "--replace", "--skip-cache", "--complain",
+                        stdin=apparmor_host.text(APPARMOR))
+            command = serve.Command(sandbox.at, serve.Asked(("/bin/echo", "ran")))
+            reply = command.reply(60)
+            assert command.stdout is not None
+            assert os.read(command.stdout, 100) == b""
+            command.close()
+            assert reply is not None
+            assert (reply.kind, reply.site[:len(site)]) == (Told.FAILED, site)
+        finally:
+            sandbox.end()
+            as_root("hardrun", "profile", "install", APPARMOR)
