@@ -7,6 +7,12 @@ from hardrun.audit.facts import BOUNDABLE
 from hardrun.audit.model import Subject
 from hardrun.audit.rules import catalogue
 
+# All that a process tells but limits, which need a cgroup, and whose ids the container's are, which
+# neither a run line nor an engine says.
+TOLD = {"capabilities", "no_new_privs", "seccomp_mode", "ids.user", "filesystem.read_only_root",
+        "network_mode", "pid_namespace", "namespaces.shared", "proc_mount", "filesystem.writable",
+        "filesystem.readable"}
+
 
 def known_to_both(a: Subject, b: Subject) -> set[str]:
     """The controls and facts that both readings have a value of."""

@@ -25,7 +25,7 @@ from hardrun.audit.read import process
 from hardrun.audit.rules import catalogue
 from hardrun.audit.walk import Batch, read_text
 from hardrun.kernel import capabilities, mounts, procfs
-from tests.sandbox.agreement import disagreements, known_to_both
+from tests.sandbox.agreement import TOLD, disagreements, known_to_both
 
 ROOT = Path(__file__).resolve().parents[2]
 _UNPACKED = ROOT / ".make" / "docker" / "usr"
@@ -34,9 +34,6 @@ DOCKER, DOCKERD = (shutil.which(name, path=_PATH) for name in ("docker", "docker
 if DOCKER is None or DOCKERD is None:
     pytest.skip("there is no daemon of docker's", allow_module_level=True)
 pytestmark = pytest.mark.root
-TOLD = {"capabilities", "no_new_privs", "seccomp_mode", "ids.user", "filesystem.read_only_root",
-        "network_mode", "pid_namespace", "namespaces.shared", "proc_mount", "filesystem.writable",
-        "filesystem.readable"}
 OPTIONS = {
     "as it comes": [],
     "hardened": ["--cap-drop=ALL", "--security-opt=no-new-privileges", "--read-only",

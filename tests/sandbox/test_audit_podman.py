@@ -19,17 +19,12 @@ from hardrun.audit.read import process
 from hardrun.audit.rules import catalogue
 from hardrun.audit.walk import Batch, read_text
 from hardrun.kernel import procfs
-from tests.sandbox.agreement import disagreements, known_to_both
+from tests.sandbox.agreement import TOLD, disagreements, known_to_both
 from tests.sandbox.containers import PODMAN, RUNC, Podman
 
 pytestmark = pytest.mark.skipif(PODMAN is None or RUNC is None,
                                 reason="podman or runc is not installed")
 ROOT = Path(__file__).resolve().parents[2]
-# All that a process tells but limits, which need a cgroup, and whose ids the container's are, which
-# neither the line nor podman says.
-TOLD = {"capabilities", "no_new_privs", "seccomp_mode", "ids.user", "filesystem.read_only_root",
-        "network_mode", "pid_namespace", "namespaces.shared", "proc_mount", "filesystem.writable",
-        "filesystem.readable"}
 OPTIONS = {
     "as it comes": [],
     "hardened": ["--cap-drop=ALL", "--security-opt=no-new-privileges", "--read-only",
