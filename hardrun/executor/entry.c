@@ -106,40 +106,54 @@ static int execute_image(const struct image *self, char **argv, char **environme
 	return refuse("can't execute the image; hardrun doctor says why", errno);
 }
 
+/* PID 1's command line can be read inside: it must not tell a path of the host. */
+static void hide_path(char *word)
+{
+	static const char name[] = "hardrun";
+	for (size_t i = 0; word && word[i]; i++)
+		word[i] = i < sizeof name ? name[i] : 0;
+}
+
+static int run_sealed(const struct image *image, char **argv, char **environment)
+{
+	static char name[] = "hardrun";
+	const struct blob nothing = {"", 0};
+	if (argv[0])
+		argv[0] = name;
+	int fd = image_find(image, nothing);
+	if (fd >= 0)
+		image_execute(fd, argv, environment);
+	fd = image_seal(image, nothing);
+	if (fd >= 0)
+		image_execute(fd, argv, environment);
+	return refuse("can't run from a sealed memory file", errno);
+}
+
 int main(int argc, char **argv, char **environment)
 {
 	static struct sandbox own;
 	static struct streams streams;
-	static char name[] = "hardrun";
-	const struct blob nothing = {"", 0};
 	struct sandbox *sandbox = &own;
 	struct image image = {.base = NULL};
 	const char *problem;
-	int fd;
 	if (fill_standard_descriptors() < 0)
 		return EXIT_REFUSED;
 	if (image_open(&image, &problem) < 0)
 		return image.base && argc > 2 && strcmp(argv[0], "hardrun-exec") == 0
 			       ? execute_image(&image, argv, environment)
 			       : front_end(&image, argv, environment, problem);
-	if (!image_is_safe(&image)) {
-		/* PID 1's command line can be read inside: it must not tell a path of the host. */
-		if (argv[0])
-			argv[0] = name;
-		fd = image_find(&image, nothing);
-		if (fd >= 0)
-			image_execute(fd, argv, environment);
-		fd = image_seal(&image, nothing);
-		if (fd >= 0)
-			image_execute(fd, argv, environment);
-		return refuse("can't run from a sealed memory file", errno);
-	}
-	close(image.fd);
-	prctl(PR_SET_NAME, "hardrun");
+	hide_path(argv[0]);
 	problem = plan_load(&sandbox->plan, image.plan);
 	if (problem)
 		return refuse(problem, 0);
-	image_announce(&image);
+	if (image_is_safe(&image))
+		image_announce(&image);
+	else if (is_out_of_reach(&sandbox->plan))
+		sandbox->unsealed = true;
+	else
+		return run_sealed(&image, argv, environment);
+	close(image.fd);
+	prctl(PR_SET_NAME, "hardrun");
 	sandbox->fallback = image.fallback;
 	sandbox->argv = argv;
 	sandbox->environment = environment;

@@ -140,6 +140,7 @@ struct sandbox {
 	uint64_t later_namespaces; /* made while helpers map ids */
 	int sources[MAXIMUM_SOURCES]; /* of binds, cloned meanwhile, in the order of the plan */
 	unsigned sources_taken, sources_used;
+	bool unsealed; /* it runs from a file that the command must not reach */
 	bool foreign; /* PID 1 has given up the caller's ids for some of the sandbox's own */
 	const int *standard_fds; /* what the workload gets as 0, 1, 2 */
 	bool serving; /* commands come later, by serve_fd */
@@ -187,6 +188,10 @@ bool image_is_safe(const struct image *image);
 bool image_is_ours(const struct image *self, int fd, const struct blob *rest);
 void image_announce(const struct image *image);
 int image_find(const struct image *self, struct blob rest);
+
+/* reach.c */
+bool is_out_of_reach(const struct plan *plan);
+int prove_out_of_reach(struct sandbox *sandbox);
 
 /* frontend.c, ask.c */
 int front_end(const struct image *self, char **argv, char **environment, const char *problem);
@@ -333,6 +338,7 @@ int new_tmpfs(struct sandbox *sandbox, uint64_t size, uint64_t inodes, mode_t mo
 int attach_root(struct sandbox *sandbox, int tree_fd);
 int attach(struct sandbox *sandbox, int tree_fd, const char *destination);
 int take_sources(struct sandbox *sandbox);
+bool lies_beneath(const char *path, const char *directory);
 int clone_tree(struct sandbox *sandbox, int source_fd, unsigned recursive, uint64_t attributes);
 
 /* layer.c */

@@ -99,11 +99,13 @@ def _add_seals(descriptor: int) -> None:
         fcntl.fcntl(descriptor, _F_ADD_SEALS, _SEALS)
 
 
-def is_sealed(path: str) -> bool:
-    """Whether nobody can write an image: it is sealed, or root's and closed to others.
+def is_fixed(path: str) -> bool:
+    """Whether nobody can write an image that runs: it is sealed, or root's and closed to others, or
+    the kernel keeps it from being written as long as it is executed (execve(2), ETXTBSY).
 
-    As image_is_safe() of image.c, which executes nothing else. Raises OSError.
+    As image_is_safe() and is_out_of_reach() of the executor have it. Raises OSError.
     """
+    import errno
     import fcntl
     import stat
 
@@ -112,9 +114,15 @@ def is_sealed(path: str) -> bool:
         return fcntl.fcntl(descriptor, _F_GET_SEALS) & _SEALS == _SEALS
     except OSError:  # EINVAL: no memory file
         status = os.fstat(descriptor)
-        return status.st_uid == 0 and not status.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
+        if status.st_uid == 0 and not status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+            return True
     finally:
         os.close(descriptor)
+    try:
+        os.close(os.open(path, os.O_WRONLY | os.O_CLOEXEC))
+    except OSError as error:
+        return error.errno == errno.ETXTBSY
+    return False
 
 
 def execute(artefact: bytes, tail: list[str]) -> None:

@@ -39,5 +39,6 @@ int perform_landlock_restrict(struct sandbox *sandbox, const struct operation *o
 {
 	(void)operation;
 	CHECK(syscall(NR_LANDLOCK_RESTRICT_SELF, sandbox->ruleset_fd, 0), "landlock_restrict_self");
-	return close(sandbox->ruleset_fd);
+	close(sandbox->ruleset_fd);
+	return sandbox->unsealed ? prove_out_of_reach(sandbox) : 0;
 }

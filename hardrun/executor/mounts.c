@@ -197,8 +197,9 @@ int perform_bind_device(struct sandbox *sandbox, const struct operation *operati
 			   : attach(sandbox, tree_fd, plan_string(&sandbox->plan, operation, 1));
 }
 
-static bool lies_beneath(const char *path, const char *directory, size_t size)
+bool lies_beneath(const char *path, const char *directory)
 {
+	size_t size = strlen(directory);
 	while (size && directory[size - 1] == '/')
 		size--;
 	return strncmp(path, directory, size) == 0 && (path[size] == '/' || !path[size] || !size);
@@ -207,15 +208,14 @@ static bool lies_beneath(const char *path, const char *directory, size_t size)
 /* A program compiled for "the directory that I am called in" must not be given a way out. */
 static bool directory_is_refused(const char *directory, struct blob refused)
 {
-	size_t length = strlen(directory);
 	const char *end = refused.data + refused.size;
 	for (const char *path = refused.data; path < end; path += strnlen(path, (size_t)(end - path)) + 1) {
 		size_t size = strnlen(path, (size_t)(end - path));
 		if (path + size == end)
 			return true;
-		if (lies_beneath(path, directory, length))
+		if (lies_beneath(path, directory))
 			return true;
-		if (size && path[size - 1] == '/' && lies_beneath(directory, path, size))
+		if (size && path[size - 1] == '/' && lies_beneath(directory, path))
 			return true;
 	}
 	return directory[0] != '/';

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from hardrun.errors import HardrunError, PlanError
-from hardrun.executor.image import is_sealed, read_executor
+from hardrun.executor.image import is_fixed, read_executor
 from hardrun.kernel import procfs
 from hardrun.plan.format import TRAILER_MAGIC, decode, program_of, unpack
 from hardrun.plan.schema import Operation
@@ -82,7 +82,7 @@ def _believe(launcher: int, data: bytes) -> None:
     problem = None
     if program_of(data) != read_executor():
         problem = "its executor is not the one that is installed here"
-    elif not is_sealed(f"/proc/{launcher}/exe"):
+    elif not is_fixed(f"/proc/{launcher}/exe"):
         problem = "its image can be written"
     elif procfs.namespaces(launcher).get("user") != procfs.namespaces().get("user"):
         problem = "it is in another user namespace"

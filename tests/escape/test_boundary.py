@@ -76,7 +76,7 @@ def test_pl_02_what_runs_is_sealed_whatever_the_caller_made_of_its_file(
 
 def test_pl_02_the_plan_is_read_from_the_sealed_copy(sandbox: Made, tmp_path: Path) -> None:
     """Whoever writes to the file meanwhile changes nothing that is read behind the check."""
-    path = sandbox().removed(single_id).write()
+    path = sandbox(ro=[str(tmp_path)]).removed(single_id).write()
     asked = [a for a in own_calls.trace([path], tmp_path, program=str(path))
              if a.process == "parent"]
     sealed = next(i for i, a in enumerate(asked) if a.name == "execveat")

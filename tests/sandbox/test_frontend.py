@@ -140,7 +140,7 @@ def test_what_runs_is_a_sealed_image_with_the_decision_in_it(front: Front) -> No
         assert process.stdout is not None
         assert process.stdout.readline() == b"ready\n"
         path = f"/proc/{process.pid}/exe"
-        assert image.is_sealed(path)
+        assert image.is_fixed(path)
         assert os.readlink(path).startswith("/memfd:")
         assert json.loads(unpack(Path(path).read_bytes()).decision)["controls"]
         assert front.whole("verify", str(process.pid))

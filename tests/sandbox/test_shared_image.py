@@ -46,7 +46,7 @@ def running(path: str) -> Iterator[os.stat_result]:
         try:
             assert process.stdout is not None
             assert process.stdout.readline() == b"ready\n"
-            assert image.is_sealed(f"/proc/{process.pid}/exe")
+            assert image.is_fixed(f"/proc/{process.pid}/exe")
             yield os.stat(f"/proc/{process.pid}/exe")
         finally:
             process.kill()

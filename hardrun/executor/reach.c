@@ -1,0 +1,84 @@
+/*
+ * A program that keeps its plan in a file of the user's. The command sees the file as /proc/1/exe, and an
+ * entry point "#!/proc/self/exe" enters it again: it could then be written (CVE-2019-5736). Such a program
+ * runs from a sealed copy of itself, unless Landlock keeps the command from its file.
+ */
+#include "executor.h"
+#include "uapi.h"
+
+#include <fcntl.h>
+#include <string.h>
+#include <unistd.h>
+
+#define CHANGES (LANDLOCK_ACCESS_FS_EXECUTE | LANDLOCK_ACCESS_FS_WRITE_FILE | LANDLOCK_ACCESS_FS_TRUNCATE)
+
+static const char OWN_FILE[] = "/proc/self/exe";
+
+/* Linux 6.11 let a file be written while it is executed. */
+static bool is_writable(void)
+{
+	int fd = open(OWN_FILE, O_WRONLY | O_CLOEXEC);
+	if (fd >= 0)
+		close(fd);
+	return fd >= 0;
+}
+
+/* Landlock lets everybody open what lies in no mount, as a memory file does. */
+static bool has_no_name(const char *path, size_t size)
+{
+	static const char DELETED[] = " (deleted)";
+	return size < sizeof DELETED || !strcmp(path + size + 1 - sizeof DELETED, DELETED);
+}
+
+/*
+ * By the names of what the sandbox is given: no more than a guess, as a directory may have a second name.
+ * prove_out_of_reach asks the kernel.
+ */
+bool is_out_of_reach(const struct plan *plan)
+{
+	char path[512];
+	ssize_t size = readlink(OWN_FILE, path, sizeof path - 1);
+	uint64_t handled = 0;
+	unsigned needed = 0;
+	if (size < 0 || (size_t)size == sizeof path - 1)
+		return false;
+	path[size] = 0;
+	if (has_no_name(path, (size_t)size) || is_writable())
+		return false;
+	for (uint32_t i = 0; i < plan->count; i++) {
+		struct operation operation;
+		plan_operation(plan, i, &operation);
+		const uint64_t *values = operation.values;
+		switch (operation.type->opcode) {
+		case OP_LANDLOCK_RULESET:
+			handled = values[0];
+			break;
+		case OP_LANDLOCK_PATH: /* what may be changed can be read, or the proof would be none */
+			if (values[1] & CHANGES && !(values[1] & LANDLOCK_ACCESS_FS_READ_FILE))
+				return false;
+			break;
+		case OP_ROOT_BIND: case OP_ROOT_OVERLAY: case OP_BIND:
+			if (lies_beneath(path, plan_string(plan, &operation, 0)))
+				return false;
+			break;
+		case OP_MOUNT_PROC: case OP_NOT_DUMPABLE: case OP_LANDLOCK_RESTRICT:
+			needed++;
+			break;
+		case OP_BIND_WORKING_DIRECTORY: case OP_SERVE: case OP_EXPECT_LABEL: case OP_SET_EXEC_LABEL:
+			return false;
+		default:
+			break;
+		}
+	}
+	return needed == 3 && !(~handled & (CHANGES | LANDLOCK_ACCESS_FS_READ_FILE));
+}
+
+/* By PID 1, in the domain: its own file it always finds, and to open it is refused to all. */
+int prove_out_of_reach(struct sandbox *sandbox)
+{
+	int fd = open(OWN_FILE, O_RDONLY | O_CLOEXEC);
+	if (fd < 0 && errno == EACCES)
+		return 0;
+	errno = EPERM;
+	return fail(sandbox, "this program lies in what the sandbox is given: move it elsewhere");
+}
