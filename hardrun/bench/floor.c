@@ -75,6 +75,9 @@ static void bind_device(const char *name)
 static void make_view(const char *rootfs)
 {
 	static const char *const DEVICES[] = {"full", "null", "random", "tty", "urandom", "zero"};
+	static const char *const LINKS[][2] = {{"dev/fd", "/proc/self/fd"}, {"dev/stdin", "/proc/self/fd/0"},
+					       {"dev/stdout", "/proc/self/fd/1"},
+					       {"dev/stderr", "/proc/self/fd/2"}};
 	struct mount_attributes read_only = {.set = MOUNT_ATTR_RDONLY | MOUNT_ATTR_NOSUID |
 						    MOUNT_ATTR_NODEV};
 	must(!mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL), "private");
@@ -85,6 +88,8 @@ static void make_view(const char *rootfs)
 	must(!mkdir("dev/shm", 01777) &&
 		     !mount("tmpfs", "dev/shm", "tmpfs", MS_NOSUID | MS_NODEV | MS_NOEXEC, NULL),
 	     "dev/shm");
+	for (size_t i = 0; i < sizeof LINKS / sizeof *LINKS; i++)
+		must(!symlink(LINKS[i][1], LINKS[i][0]), LINKS[i][0]);
 	must(!mount("proc", "proc", "proc", MS_NOSUID | MS_NODEV | MS_NOEXEC, "subset=pid"), "proc");
 	must(!mount("tmpfs", "tmp", "tmpfs", MS_NOSUID | MS_NODEV, "mode=1777"), "tmp");
 	int fd = open(".", O_PATH | O_CLOEXEC);
@@ -194,6 +199,7 @@ static int init(char **argv, unsigned uid, unsigned gid, ssize_t size)
 	int status = 0;
 	map_ids(uid, gid);
 	raise_loopback();
+	write_text("/proc/sys/user/max_user_namespaces", "0");
 	must(!sethostname("floor", 5), "sethostname");
 	make_view(argv[2]);
 	drop_privileges();
@@ -216,6 +222,7 @@ int main(int argc, char **argv)
 	int fd = open(argv[1], O_RDONLY | O_CLOEXEC);
 	ssize_t size = fd < 0 ? -1 : read(fd, filter, sizeof filter);
 	must(size > 0 && !close(fd), argv[1]);
+	must(syscall(SYS_keyctl, KEYCTL_JOIN_SESSION_KEYRING, "hardrun") >= 0, "keyring");
 	pid_t pid = (pid_t)syscall(NR_CLONE3, &how, sizeof how);
 	if (!pid)
 		_exit(init(argv, uid, gid, size));

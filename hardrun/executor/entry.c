@@ -164,6 +164,6 @@ int main(int argc, char **argv, char **environment)
 	/* A caller that ignores SIGCHLD would have the kernel reap what is waited for here. */
 	signal(SIGCHLD, SIG_DFL);
 	sandbox->root_fd = sandbox->proc_fd = sandbox->serve_fd = -1;
-	sandbox->ruleset_fd = sandbox->mask_fd = sandbox->terminal_fd = -1;
+	sandbox->parent_fd = sandbox->ruleset_fd = sandbox->mask_fd = sandbox->terminal_fd = -1;
 	return start(sandbox, &streams);
 }

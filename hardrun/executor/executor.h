@@ -137,6 +137,8 @@ struct sandbox {
 	struct cgroup cgroup;
 	int control_fd; /* requests to the parent; in the parent: from the sandbox */
 	int root_fd, proc_fd, ruleset_fd, mask_fd, terminal_fd;
+	int parent_fd; /* of the last name that was made, and its path */
+	char parent_path[64];
 	uint64_t later_namespaces; /* made while helpers map ids */
 	int sources[MAXIMUM_SOURCES]; /* of binds, cloned meanwhile, in the order of the plan */
 	unsigned sources_taken, sources_used;
@@ -324,6 +326,8 @@ unsigned serve_descriptors(const struct sandbox *sandbox);
 
 /* tree.c: names inside the new root */
 int open_in_root(struct sandbox *sandbox, const char *path, uint64_t flags);
+int parent_of(struct sandbox *sandbox, const char *path, const char **name);
+void forget_parent(struct sandbox *sandbox);
 int make_directories(struct sandbox *sandbox, const char *path);
 int make_directory_at(struct sandbox *sandbox, int parent_fd, const char *name, mode_t mode);
 

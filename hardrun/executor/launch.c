@@ -9,6 +9,7 @@
 #include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/utsname.h>
 
 static uint64_t nanoseconds(struct timespec time)
 {
@@ -71,12 +72,15 @@ static bool holds(struct sandbox *sandbox, const struct operation *operation)
 	const struct plan *plan = &sandbox->plan;
 	const uint64_t *values = operation->values;
 	struct rlimit limit;
+	struct utsname kernel;
 	switch ((enum opcode)operation->type->opcode) {
 	case OP_REQUIRE_PATH:
 		return same_path(plan_string(plan, operation, 0), values);
 	case OP_REQUIRE_CONTENT:
 		return same_content(plan_string(plan, operation, 0),
 				    plan_string(plan, operation, 1));
+	case OP_REQUIRE_KERNEL:
+		return uname(&kernel) == 0 && !strcmp(kernel.release, plan_string(plan, operation, 0));
 	case OP_REQUIRE_IDS:
 		return sandbox->uid == values[0] && geteuid() == values[0] &&
 		       sandbox->gid == values[1] && getegid() == values[1] &&

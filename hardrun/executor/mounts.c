@@ -82,6 +82,7 @@ int attach(struct sandbox *sandbox, int tree_fd, const char *destination)
 	if (target_fd >= 0)
 		close(target_fd);
 	close(tree_fd);
+	forget_parent(sandbox);
 	return result;
 }
 
@@ -193,8 +194,13 @@ int perform_bind(struct sandbox *sandbox, const struct operation *operation)
 int perform_bind_device(struct sandbox *sandbox, const struct operation *operation)
 {
 	int tree_fd = next_source(sandbox, operation, ANY_OWNER);
-	return tree_fd < 0 ? -1
-			   : attach(sandbox, tree_fd, plan_string(&sandbox->plan, operation, 1));
+	const char *name;
+	int parent_fd = tree_fd < 0 ? -1 : parent_of(sandbox, plan_string(&sandbox->plan, operation, 1),
+						     &name);
+	if (parent_fd < 0)
+		return -1;
+	CHECK(syscall(NR_MOVE_MOUNT, tree_fd, "", parent_fd, name, MOVE_MOUNT_F_EMPTY_PATH), "move_mount");
+	return close(tree_fd);
 }
 
 bool lies_beneath(const char *path, const char *directory)
@@ -273,6 +279,7 @@ int perform_root_attributes(struct sandbox *sandbox, const struct operation *ope
 int perform_pivot_root(struct sandbox *sandbox, const struct operation *operation)
 {
 	(void)operation;
+	forget_parent(sandbox);
 	CHECK(fchdir(sandbox->root_fd), "fchdir");
 	CHECK(syscall(SYS_pivot_root, ".", "."), "pivot_root");
 	CHECK(syscall(SYS_umount2, ".", MNT_DETACH), "umount2");

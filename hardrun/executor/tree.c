@@ -25,8 +25,19 @@ int open_in_root(struct sandbox *sandbox, const char *path, uint64_t flags)
 	return fd < 0 ? fail(sandbox, "openat2") : fd;
 }
 
-/* Opens the directory that holds the last component and points *name at that component. */
-static int open_parent(struct sandbox *sandbox, const char *path, const char **name)
+/* What lies on a directory from now on must be found: no descriptor of what is beneath it is kept. */
+void forget_parent(struct sandbox *sandbox)
+{
+	if (sandbox->parent_fd >= 0)
+		close(sandbox->parent_fd);
+	sandbox->parent_fd = -1;
+}
+
+/*
+ * The directory that holds the last component, at which *name then points. It stays open for the next
+ * name in it, as long as nothing is mounted.
+ */
+int parent_of(struct sandbox *sandbox, const char *path, const char **name)
 {
 	char parent[PATH_MAX];
 	const char *slash = strrchr(path, '/');
@@ -35,10 +46,17 @@ static int open_parent(struct sandbox *sandbox, const char *path, const char **n
 		errno = EINVAL;
 		return fail(sandbox, "path");
 	}
+	*name = slash + 1;
 	memcpy(parent, path, size);
 	parent[size] = 0;
-	*name = slash + 1;
-	return open_in_root(sandbox, size ? parent : "/", O_PATH | O_DIRECTORY);
+	if (sandbox->parent_fd >= 0 && !strcmp(parent, sandbox->parent_path))
+		return sandbox->parent_fd;
+	forget_parent(sandbox);
+	if (size < sizeof sandbox->parent_path)
+		memcpy(sandbox->parent_path, parent, size + 1);
+	else
+		sandbox->parent_path[0] = '.'; /* too long: it is like no other */
+	return sandbox->parent_fd = open_in_root(sandbox, size ? parent : "/", O_PATH | O_DIRECTORY);
 }
 
 static int keep_existing(struct sandbox *sandbox, int parent_fd, const char *name, mode_t type)
@@ -62,12 +80,8 @@ int make_directory_at(struct sandbox *sandbox, int parent_fd, const char *name, 
 static int make_directory(struct sandbox *sandbox, const char *path, mode_t mode)
 {
 	const char *name;
-	int parent_fd = open_parent(sandbox, path, &name), result;
-	if (parent_fd < 0)
-		return -1;
-	result = make_directory_at(sandbox, parent_fd, name, mode);
-	close(parent_fd);
-	return result;
+	int parent_fd = parent_of(sandbox, path, &name);
+	return parent_fd < 0 ? -1 : make_directory_at(sandbox, parent_fd, name, mode);
 }
 
 int perform_make_directory(struct sandbox *sandbox, const struct operation *operation)
@@ -110,34 +124,28 @@ static int write_all(int fd, struct blob content)
 int perform_make_file(struct sandbox *sandbox, const struct operation *operation)
 {
 	const char *name;
-	int parent_fd = open_parent(sandbox, plan_string(&sandbox->plan, operation, 0), &name);
+	int parent_fd = parent_of(sandbox, plan_string(&sandbox->plan, operation, 0), &name);
 	int fd, result;
 	if (parent_fd < 0)
 		return -1;
 	fd = openat(parent_fd, name, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC,
 		    (mode_t)operation->values[1]);
-	if (fd >= 0) {
-		result = write_all(fd, plan_blob(&sandbox->plan, operation, 2));
-		if (result < 0)
-			fail(sandbox, "write");
-		close(fd);
-	} else if (errno == EEXIST) {
-		result = keep_existing(sandbox, parent_fd, name, S_IFREG);
-	} else {
-		result = fail(sandbox, "openat");
-	}
-	close(parent_fd);
+	if (fd < 0)
+		return errno == EEXIST ? keep_existing(sandbox, parent_fd, name, S_IFREG)
+				       : fail(sandbox, "openat");
+	result = write_all(fd, plan_blob(&sandbox->plan, operation, 2));
+	if (result < 0)
+		fail(sandbox, "write");
+	close(fd);
 	return result;
 }
 
 int perform_make_symlink(struct sandbox *sandbox, const struct operation *operation)
 {
 	const char *name;
-	int parent_fd = open_parent(sandbox, plan_string(&sandbox->plan, operation, 0), &name);
-	int result;
+	int parent_fd = parent_of(sandbox, plan_string(&sandbox->plan, operation, 0), &name);
 	if (parent_fd < 0)
 		return -1;
-	result = symlinkat(plan_string(&sandbox->plan, operation, 1), parent_fd, name);
-	close(parent_fd);
-	return result < 0 ? fail(sandbox, "symlinkat") : 0;
+	CHECK(symlinkat(plan_string(&sandbox->plan, operation, 1), parent_fd, name), "symlinkat");
+	return 0;
 }

@@ -68,11 +68,11 @@ struct landlock_path_beneath {
 } __attribute__((packed));
 #define LANDLOCK_CREATE_RULESET_VERSION 1u
 #define LANDLOCK_RULE_PATH_BENEATH 1u
-/* Execute, write, read, truncate, ioctl: the rights that a file (not a directory) can carry. */
 #define LANDLOCK_ACCESS_FS_EXECUTE 1u
 #define LANDLOCK_ACCESS_FS_WRITE_FILE 2u
 #define LANDLOCK_ACCESS_FS_READ_FILE 4u
 #define LANDLOCK_ACCESS_FS_TRUNCATE 0x4000u /* Linux 6.2 */
+/* Execute, write, read, truncate, ioctl: the rights that a file (not a directory) can carry. */
 #define LANDLOCK_FILE_RIGHTS 0xc007u
 
 struct capability_header {

@@ -27,7 +27,6 @@ _SHAREABLE = {"ipc": Clone.CLONE_NEWIPC, "uts": Clone.CLONE_NEWUTS,
               "cgroup": Clone.CLONE_NEWCGROUP}
 # Switches of the kernel and of distributions that decide whether the plan could still be the same.
 _SWITCHES = (
-    "/proc/sys/kernel/osrelease",
     "/proc/sys/kernel/unprivileged_userns_clone",
     "/proc/sys/kernel/apparmor_restrict_unprivileged_userns",
 )
@@ -58,6 +57,7 @@ def add_conditions(program: Program, dependencies: Iterable[Dependency]) -> None
         program.add("plan", "require_path", d.path, d.device, d.inode, d.mtime_ns, d.ctime_ns)
     if context.word("network") == "host":
         program.add("network", "require_path", *dependency_of(os.path.realpath(RESOLVER_FILE)))
+    program.add("plan", "require_kernel", os.uname().release)
     for path in (*_SWITCHES, *([] if facts.namespaces else [_ONE_MORE_SWITCH])):
         content = content_of(path)
         if content is not None:

@@ -151,6 +151,8 @@ OPERATIONS: tuple[OperationType, ...] = (
           ("value", U64, "lowest acceptable hard limit")),
     _type(5, "require_landlock", _L, 0, "require Landlock ABI {abi}",
           ("abi", U32, "exactly this version")),
+    _type(11, "require_kernel", _L, 0, "require the kernel {release}",
+          ("release", STRING, "as uname(2) tells it")),
     _type(8, "require_label", _L, 0, "require the {module} label {label} to be taken: {accepted}",
           ("module", STRING, "apparmor or selinux"), ("label", STRING, "as attr/exec takes it"),
           ("accepted", U32, "1: the kernel must take it, 0: it must not")),

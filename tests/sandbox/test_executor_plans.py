@@ -107,7 +107,8 @@ def stale_requirements(tmp_path: Path) -> list[Operation]:
         operation(
             "require_path", str(tmp_path / "there"), *os.stat(tmp_path / "there")[2:0:-1], 5, 5
         ),
-        operation("require_content", "/proc/sys/kernel/osrelease", "1.0"),
+        operation("require_kernel", "1.0"),
+        operation("require_content", "/proc/sys/kernel/ostype", "Hurd"),
         operation("require_ids", 4_000_000, os.getgid(), b""),
         operation("require_ids", os.getuid(), os.getgid(), struct.pack("<I", 4_000_000)),
         operation("require_hard_limit", 7, 1 << 62),
@@ -136,7 +137,8 @@ def test_requirements_that_hold_let_the_plan_run(program: Program) -> None:
                 status.st_ctime_ns,
             ),
             operation("require_path", "/nowhere/at/all", 0, 0, 0, 0),
-            operation("require_content", "/proc/sys/kernel/osrelease", os.uname().release),
+            operation("require_kernel", os.uname().release),
+            operation("require_content", "/proc/sys/kernel/ostype", "Linux"),
             operation("require_ids", os.getuid(), os.getgid(), groups),
         ],
     )
