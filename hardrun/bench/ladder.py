@@ -47,7 +47,7 @@ LAYERS = (
            "execute write_id_map write_id_map_helper write_uid_map await_id_maps become "
            "set_groups"),
     _layer("ipc and uts namespaces", "set_hostname", CLONE_NEWIPC | CLONE_NEWUTS),
-    _layer("network namespace, loopback", "loopback_up", CLONE_NEWNET),
+    _layer("network namespace, loopback", "join_network", CLONE_NEWNET),
     _layer("mounts", "make_private root_tmpfs root_bind root_attributes make_directory "
            "make_symlink make_file bind bind_device mount_proc mount_tmpfs mount_devpts "
            "writable_directory pivot_root change_directory"),

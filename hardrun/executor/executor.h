@@ -75,6 +75,7 @@ struct shared {
 	struct failure failure, refused;
 	uint32_t reached, started, finished; /* reached: its exec was asked for */
 	int32_t status; /* of the workload, as wait(2) has it */
+	int32_t network_fd; /* of PID 1, for a while */
 	_Alignas(PROBE_OFFSET) struct probe probe;
 };
 
@@ -139,7 +140,8 @@ struct sandbox {
 	int root_fd, proc_fd, ruleset_fd, mask_fd, terminal_fd;
 	int parent_fd; /* of the last name that was made, and its path */
 	char parent_path[64];
-	uint64_t later_namespaces; /* made while helpers map ids */
+	uint64_t later_namespaces; /* made by PID 1, beside others */
+	pid_t network_pid; /* who makes that of the network */
 	int sources[MAXIMUM_SOURCES]; /* of binds, cloned meanwhile, in the order of the plan */
 	unsigned sources_taken, sources_used;
 	bool unsealed; /* it runs from a file that the command must not reach */
@@ -304,6 +306,9 @@ int label_draw(struct sandbox *sandbox, const struct operation *operation);
 int label_next_key(struct sandbox *sandbox);
 bool label_is_taken(struct sandbox *sandbox, const struct operation *operation);
 int label_check(struct sandbox *sandbox, const struct operation *operation, pid_t workload);
+
+/* namespaces.c */
+int start_network(struct sandbox *sandbox, const struct operation *operation);
 
 /* init.c, workload.c, perform.c; perform_* of each operation: operations.h */
 _Noreturn void init_main(struct sandbox *sandbox);

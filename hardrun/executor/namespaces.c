@@ -1,13 +1,15 @@
-/* Id maps, namespaced sysctls, loopback, host name: what PID 1 sets up before any mount. */
+/* Id maps, namespaced sysctls, host name: what PID 1 sets up before any mount; and the network. */
 #include "executor.h"
 #include "uapi.h"
 
 #include <fcntl.h>
 #include <net/if.h>
+#include <sched.h>
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/socket.h>
 #include <sys/vfs.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 /*
@@ -76,9 +78,8 @@ int perform_write_sysctl(struct sandbox *sandbox, const struct operation *operat
 	return write_proc(sandbox, plan_string(&sandbox->plan, operation, 0), value, strlen(value));
 }
 
-int perform_loopback_up(struct sandbox *sandbox, const struct operation *operation)
+static int raise_loopback(struct sandbox *sandbox)
 {
-	(void)operation;
 	struct ifreq request = {.ifr_name = "lo"};
 	int fd, result;
 	CHECK(fd = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0), "socket");
@@ -86,6 +87,41 @@ int perform_loopback_up(struct sandbox *sandbox, const struct operation *operati
 	result = ioctl(fd, SIOCSIFFLAGS, &request);
 	close(fd);
 	return result < 0 ? fail(sandbox, "SIOCSIFFLAGS") : 0;
+}
+
+static int make_network(struct sandbox *sandbox)
+{
+	CHECK(unshare(CLONE_NEWNET), "unshare");
+	if (raise_loopback(sandbox) < 0)
+		return -1;
+	CHECK(sandbox->shared->network_fd = open("/proc/self/ns/net", O_RDONLY | O_CLOEXEC), "open");
+	return 0;
+}
+
+/* Its descriptors are PID 1's, so that the namespace is at hand when it has ended. */
+int start_network(struct sandbox *sandbox, const struct operation *operation)
+{
+	CHECK(sandbox->network_pid = (pid_t)syscall(SYS_clone, CLONE_FILES, 0, 0, 0, 0), "clone");
+	if (sandbox->network_pid)
+		return 0;
+	sandbox->current = operation->index;
+	if (make_network(sandbox) == 0)
+		_exit(0);
+	record_failure(sandbox, errno);
+	_exit(EXIT_REFUSED);
+}
+
+int perform_join_network(struct sandbox *sandbox, const struct operation *operation)
+{
+	int status, fd;
+	(void)operation;
+	CHECK(waitpid(sandbox->network_pid, &status, __WALL), "waitpid");
+	errno = ECHILD;
+	if (status)
+		return fail(sandbox, "killed"); /* unless it has told another failure */
+	fd = sandbox->shared->network_fd;
+	CHECK(setns(fd, CLONE_NEWNET), "setns");
+	return close(fd);
 }
 
 int perform_set_hostname(struct sandbox *sandbox, const struct operation *operation)

@@ -30,9 +30,12 @@ int perform(struct sandbox *sandbox, enum phase phase)
 	return 0;
 }
 
+/* The first is told: what fails later may be for its sake. */
 void record_failure(struct sandbox *sandbox, int error)
 {
 	struct failure *failure = sandbox->failure;
+	if (failure->set)
+		return;
 	failure->operation = sandbox->current;
 	failure->error = error;
 	strncpy(failure->site, sandbox->site ? sandbox->site : "", sizeof failure->site - 1);

@@ -45,7 +45,7 @@ _NEEDS: Mapping[str, tuple[str, ...]] = {
     "user_namespaces": _NAMESPACE,
     "pid_namespace": _NAMESPACE,
     "mount_namespace": _MOUNT,
-    "network_namespace": (*_NAMESPACE, "network namespace", "loopback_up"),
+    "network_namespace": (*_NAMESPACE, "network namespace", "join_network"),
     "ipc_namespace": (*_NAMESPACE, "ipc namespace"),
     "uts_namespace": (*_NAMESPACE, "uts namespace"),
     "host_name": (*_NAMESPACE, "uts namespace", "set_hostname"),

@@ -35,7 +35,7 @@ _LANDLOCK = ("landlock_ruleset", "landlock_path", "landlock_restrict")
 _OPTIONAL: Mapping[str, tuple[str, ...]] = MappingProxyType({
     "join_session_keyring": ("join_session_keyring",),
     "write_sysctl": ("write_sysctl",),
-    "loopback_up": ("loopback_up",),
+    "join_network": ("join_network",),
     "set_hostname": ("set_hostname",),
     "mount_proc": ("mount_proc",),
     "mount_devpts": ("mount_devpts",),
@@ -65,7 +65,7 @@ def everything(*, flags: int = _EVERY_FLAG, subset: bool = True, landlock: bool 
         ("load_seccomp", _ALLOW_ALL, 0),
     ]
     if flags & OPTIONAL_NAMESPACES["network namespace"]:
-        operations.append(("loopback_up",))
+        operations.append(("join_network",))
     if flags & OPTIONAL_NAMESPACES["uts namespace"]:
         operations.append(("set_hostname", "hardrun"))
     trial = (Operation(name, tuple(values)) for name, *values in operations)

@@ -97,7 +97,7 @@ def add_namespaces(program: Program) -> None:
         program.unsafe |= Unsafe.SHARED_NETWORK
     else:
         flags |= Clone.CLONE_NEWNET
-        program.add("network", "loopback_up")
+        program.add("network", "join_network")
     program.add("namespaces.shared", "clone", int(flags))
     if not context.flag("namespaces.nested") and context.facts.nested_namespaces_limit.available:
         # the limit of the new namespace itself: no process in it can make one below (US-06)

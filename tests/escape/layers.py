@@ -74,7 +74,7 @@ def _bounding(planned: Planned) -> Planned:
 
 
 def _network(planned: Planned) -> Planned:
-    return _flags(planned.drop("loopback_up", unsafe=Unsafe.SHARED_NETWORK), Clone.CLONE_NEWNET)
+    return _flags(planned.drop("join_network", unsafe=Unsafe.SHARED_NETWORK), Clone.CLONE_NEWNET)
 
 
 def _attributes(mask: int) -> Removal:

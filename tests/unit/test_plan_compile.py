@@ -61,7 +61,7 @@ def test_the_hosts_network_is_said_to_be_shared() -> None:
     planned = plan(network="host")
     assert planned.unsafe & Unsafe.SHARED_NETWORK
     assert not int(named(planned, "clone")[0].values[0]) & Clone.CLONE_NEWNET
-    assert not named(planned, "loopback_up")
+    assert not named(planned, "join_network")
 
 
 @pytest.mark.parametrize("control, value, bit, operation", [

@@ -312,7 +312,7 @@ def test_of_a_process_from_outside_pid_1_tells_nothing() -> None:
 def test_what_the_executor_counts_is_in_the_sealed_plan(
     control: str, sealed: tuple[Operation, ...]
 ) -> None:
-    other = (*sealed, Operation("loopback_up", ()))
+    other = (*sealed, Operation("join_network", ()))
     found = checks(sealed=other, **{"limits.timeout": 60_000, "limits.output": 1 << 20})
     assert found[control].result == "differs"
 
