@@ -331,7 +331,6 @@ unsigned serve_descriptors(const struct sandbox *sandbox);
 
 /* tree.c: names inside the new root */
 int open_in_root(struct sandbox *sandbox, const char *path, uint64_t flags);
-int parent_of(struct sandbox *sandbox, const char *path, const char **name);
 void forget_parent(struct sandbox *sandbox);
 int make_directories(struct sandbox *sandbox, const char *path);
 int make_directory_at(struct sandbox *sandbox, int parent_fd, const char *name, mode_t mode);

@@ -73,7 +73,7 @@ int clone_tree(struct sandbox *sandbox, int source_fd, unsigned recursive, uint6
 	return tree_fd;
 }
 
-int attach(struct sandbox *sandbox, int tree_fd, const char *destination)
+static int attach_file(struct sandbox *sandbox, int tree_fd, const char *destination)
 {
 	int target_fd = open_in_root(sandbox, destination, O_PATH | O_NOFOLLOW);
 	int result = target_fd < 0 ? -1 : move_mount(tree_fd, target_fd);
@@ -82,8 +82,13 @@ int attach(struct sandbox *sandbox, int tree_fd, const char *destination)
 	if (target_fd >= 0)
 		close(target_fd);
 	close(tree_fd);
-	forget_parent(sandbox);
 	return result;
+}
+
+int attach(struct sandbox *sandbox, int tree_fd, const char *destination)
+{
+	forget_parent(sandbox);
+	return attach_file(sandbox, tree_fd, destination);
 }
 
 /* The new root is stacked on the old one, whose name is then gone with the pivot. */
@@ -194,13 +199,8 @@ int perform_bind(struct sandbox *sandbox, const struct operation *operation)
 int perform_bind_device(struct sandbox *sandbox, const struct operation *operation)
 {
 	int tree_fd = next_source(sandbox, operation, ANY_OWNER);
-	const char *name;
-	int parent_fd = tree_fd < 0 ? -1 : parent_of(sandbox, plan_string(&sandbox->plan, operation, 1),
-						     &name);
-	if (parent_fd < 0)
-		return -1;
-	CHECK(syscall(NR_MOVE_MOUNT, tree_fd, "", parent_fd, name, MOVE_MOUNT_F_EMPTY_PATH), "move_mount");
-	return close(tree_fd);
+	return tree_fd < 0 ? -1
+			   : attach_file(sandbox, tree_fd, plan_string(&sandbox->plan, operation, 1));
 }
 
 bool lies_beneath(const char *path, const char *directory)

@@ -37,7 +37,7 @@ void forget_parent(struct sandbox *sandbox)
  * The directory that holds the last component, at which *name then points. It stays open for the next
  * name in it, as long as nothing is mounted.
  */
-int parent_of(struct sandbox *sandbox, const char *path, const char **name)
+static int parent_of(struct sandbox *sandbox, const char *path, const char **name)
 {
 	char parent[PATH_MAX];
 	const char *slash = strrchr(path, '/');

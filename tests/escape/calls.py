@@ -34,11 +34,19 @@ class Seen(NamedTuple):
 
 
 class Start(NamedTuple):
-    """The calls of the three processes of a start."""
+    """The calls of the processes of a start; ``network`` makes that namespace, where there is one."""
 
     parent: list[Seen]
     init: list[Seen]
     workload: list[Seen]
+    network: list[Seen] = []
+
+    @classmethod
+    def of(cls, text: str) -> Start:
+        """From what strace wrote."""
+        processes = list(parsed(text).values())
+        own = [calls for calls in processes[1:] if calls[0].arguments == "CLONE_NEWNET"]
+        return cls(*[calls for calls in processes if calls not in own][:3], *own[:1])
 
 
 def parsed(text: str) -> dict[str, list[Seen]]:
@@ -70,8 +78,7 @@ def trace(made: Sandbox, words: Sequence[str], directory: Path) -> Start:
     subprocess.run(["strace", "-f", "-qq", "-s", "4096", "-o", str(output),
                     made.removed(single_id).write(), *words], check=True, capture_output=True,
                    stdin=subprocess.DEVNULL, timeout=60)
-    processes = list(parsed(output.read_text(encoding="utf-8")).values())
-    return Start(*processes[:3])
+    return Start.of(output.read_text(encoding="utf-8"))
 
 
 def names(calls: Sequence[Seen]) -> list[str]:

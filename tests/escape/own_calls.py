@@ -20,7 +20,7 @@ from ruamel.yaml import YAML
 from tests.escape.calls import BEGUN, ENDED
 
 FILE = Path(__file__).parent / "own_calls.yaml"
-PROCESSES = ("parent", "init", "workload", "probe", "helper")
+PROCESSES = ("parent", "init", "network", "workload", "probe", "helper")
 _CALL = re.compile(r"(?P<pid>\d+) +(?P<name>\w+)\((?P<arguments>.*)\) += (?P<value>-?\w+|\?)")
 _IMAGE = re.compile(r'"/proc/self/fd/\d+", \["hardrun"')  # as Python starts it
 _EXECUTES = {"execve", "execveat"}
@@ -37,7 +37,7 @@ class Known(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     call: str
-    by: tuple[Literal["parent", "init", "workload", "probe", "helper"], ...]
+    by: tuple[Literal["parent", "init", "network", "workload", "probe", "helper"], ...]
     why: str
     unseen: str = ""  # why no trace of this suite has it
 
@@ -116,9 +116,12 @@ def _path(line: _Line) -> str:
 
 
 def _child_of(process: str, line: _Line, children: dict[str, int]) -> str:
-    """By whom it was made and as which: the first child of PID 1 is the workload, others try."""
+    """By whom it was made and as which: the first child of PID 1 is the workload, but for the one
+    that makes the network namespace with PID 1's descriptors; others try."""
     if process == "parent":
         return "init" if "CLONE_PIDFD" in line.arguments else "helper"
+    if process == "init" and "CLONE_FILES" in line.arguments:
+        return "network"
     if process == "init":
         children[line.pid] = children.get(line.pid, 0) + 1
         return "workload" if children[line.pid] == 1 else "probe"

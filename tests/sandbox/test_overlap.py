@@ -19,8 +19,8 @@ from hardrun.executor.image import executor_path
 from hardrun.host import trial
 from hardrun.host.attempt import Attempt
 from hardrun.host.probe import probe
-from tests.escape.calls import parsed
-from tests.sandbox.raw import Program
+from tests.escape.calls import Start, parsed
+from tests.sandbox.raw import Program, operation
 from tests.sandbox.test_cgroup_bus import a_bus, job_removed, refusal, scope, until_it_hangs_up
 
 PATIENCE = 20.0  # seconds; an executor that waits for the answer would use them all
@@ -67,10 +67,10 @@ def test_pid_1_has_built_its_view_before_systemd_has_answered(executor: Path, tm
     assert "execve" not in [c.name for c in init], "it ran before its group was there"
 
 
-def strace(path: str, log: Path) -> subprocess.CompletedProcess[bytes]:
+def strace(path: str, log: Path, *options: str) -> subprocess.CompletedProcess[bytes]:
     if shutil.which("strace") is None:
         pytest.skip("strace is not installed")
-    return subprocess.run(["strace", "-f", "-qq", "-s", "4096", "-o", str(log), path],
+    return subprocess.run(["strace", "-f", "-qq", "-s", "4096", *options, "-o", str(log), path],
                           capture_output=True, timeout=60, stdin=subprocess.DEVNULL)
 
 
@@ -89,3 +89,33 @@ def test_pid_1_makes_its_namespaces_while_its_ids_are_mapped(tmp_path: Path) -> 
     [namespace] = seen.read_text().splitlines()  # and no line of a map: it has none yet
     assert namespace.startswith("mnt:[")
     assert namespace != os.readlink("/proc/self/ns/mnt")
+
+
+def with_network(executor: Path, directory: Path) -> str:
+    """A program whose network namespace is made by a process of its own. That alone calls socket(2)."""
+    return Program(executor, directory).write(["echo", "ran"], [operation("join_network")])
+
+
+def test_pid_1_builds_its_view_while_its_network_namespace_is_made(executor: Path, tmp_path: Path
+                                                                  ) -> None:
+    log = tmp_path / "calls"
+    done = strace(with_network(executor, tmp_path), log, "--inject=socket:delay_enter=1s")
+    assert done.stdout == b"ran\n", done
+    text = log.read_text()
+    order = [text.index(word) for word in ("pivot_root(", "SIOCSIFFLAGS", "setns(", "PR_CAPBSET_DROP")]
+    assert order == sorted(order)
+    start = Start.of(text)
+    assert {c.name for c in start.network} >= {"unshare", "socket", "ioctl", "exit_group"}
+    assert "CLONE_NEWNET" not in "".join(c.arguments for c in (*start.parent, *start.init)
+                                         if c.name in ("clone3", "unshare"))
+
+
+@pytest.mark.parametrize("how, told", [
+    ("error=EMFILE", b"socket: EMFILE"), ("signal=SIGKILL", b"killed: ECHILD")])
+def test_without_its_network_namespace_nothing_starts(
+    executor: Path, tmp_path: Path, how: str, told: bytes
+) -> None:
+    done = strace(with_network(executor, tmp_path), tmp_path / "calls", f"--inject=socket:{how}")
+    assert (done.returncode, done.stdout) == (125, b"")
+    assert b"join the network namespace" in done.stderr
+    assert told in done.stderr
