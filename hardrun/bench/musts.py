@@ -146,7 +146,7 @@ MUSTS = (
     Must("hardrun run, new, decided by the service", "15 ms", 1.0, 1.0,
          lambda d: _share(d.find("startup", ours.SERVED, startup.EXIT), _SERVED),
          built=_has("startup", ours.SERVED)),
-    Must("warm pool, request to reaped", "vfork + exec, both from C", 2.0, 1.5,
+    Must("warm pool, request to reaped", "fork + exec, both from C", 2.0, 1.5,
          _startup(warm.POOL, warm.PLAIN), built=_has("startup", ours.POOL),
          floored=_startup(warm.POOL, warm.FLOOR)),
     Must("one more container, created or stopped", "12 kB", 0.2, 0.1,

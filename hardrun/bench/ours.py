@@ -109,6 +109,28 @@ def _served(scene: Scene) -> Contender:
                                      env=served, check=False))
 
 
+class _Renewed:
+    """A session, made anew long before the time is over that its policy gives a sandbox."""
+
+    _LIFE = 20.0  # seconds
+
+    def __init__(self, flags: dict[str, Any]) -> None:
+        self._flags = flags
+        self._begin()
+
+    def _begin(self) -> None:
+        self._sandbox, self._born = hardrun.Sandbox(**self._flags), time.monotonic()
+
+    def run(self, argv: list[str]) -> hardrun.Result:
+        if time.monotonic() - self._born > self._LIFE:
+            self.close()
+            self._begin()
+        return self._sandbox.run(argv)
+
+    def close(self) -> None:
+        self._sandbox.close()
+
+
 def _in_process(scene: Scene) -> Iterator[Contender]:
     """What the Python API has, within this process."""
     flags: dict[str, Any] = {"policy": list(scene.policies)}
@@ -121,16 +143,15 @@ def _in_process(scene: Scene) -> Iterator[Contender]:
         yield from warm.contenders(scene, own, filter_of, flags)
     yield Contender(PREPARED, own, "decided once, run from this Python process", lambda _: [],
                     call=lambda _: _succeed(prepared.run()), rows=("startup", "scale"))
-    for name, kind, note in ((POOL, "Pool", "set up in advance, each used once"),
-                             (SESSION, "Sandbox", "one sandbox, a command more in it")):
-        make = getattr(hardrun, kind, None)
-        if make is not None:
-            keeper = make(**flags)
-            yield Contender(
-                name, own, note, lambda _: [], rows=("startup", "scale"), close=keeper.close,
-                settle=lambda: time.sleep(warm.WAIT),
-                call=lambda ask, keeper=keeper: _succeed(  # type: ignore[misc]
-                    keeper.run(list(ask.command))))
+    keepers: tuple[tuple[str, hardrun.Pool | _Renewed, str], ...] = (
+        (POOL, hardrun.Pool(**flags), "set up in advance, each used once"),
+        (SESSION, _Renewed(flags), "one sandbox, a command more in it"))
+    for name, keeper, note in keepers:
+        yield Contender(
+            name, own, note, lambda _: [], rows=("startup", "scale"), close=keeper.close,
+            settle=lambda: time.sleep(warm.WAIT),
+            call=lambda ask, keeper=keeper: _succeed(  # type: ignore[misc]
+                keeper.run(list(ask.command))))
 
 
 def _succeed(result: hardrun.Result) -> None:

@@ -13,6 +13,7 @@ import struct
 import subprocess
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,8 @@ from hardrun.errors import ExecutorError
 from hardrun.executor.serve import Served
 from hardrun.plan.serve import ServeMode
 
-PLAIN, POOL, FLOOR = "vfork + exec, from C", "hardrun.Pool, from C", "pool floor, from C"
+PLAIN, VFORK = "fork + exec, from C", "vfork + exec, from C"
+POOL, FLOOR = "hardrun.Pool, from C", "pool floor, from C"
 SUBPROCESS = "subprocess.run"
 WAIT = 0.03  # seconds
 _NANOSECONDS = struct.Struct("=Q")
@@ -41,9 +43,9 @@ class Client:
             self._process = subprocess.Popen([program, "client", program, PROBE],
                                              stdin=other.fileno())
 
-    def start(self, *to: int) -> float:
-        """Seconds of a start: in the sandbox behind a socket, or without any."""
-        socket.send_fds(self._socket, [b"?"], to)
+    def start(self, *to: int, by: bytes = b"f") -> float:
+        """Seconds of a start: in the sandbox behind a socket, or without any, by fork or vfork."""
+        socket.send_fds(self._socket, [by], to)
         [taken] = _NANOSECONDS.unpack(self._socket.recv(_NANOSECONDS.size))
         if not taken:
             raise ExecutorError("the program was not run, or did not end well")
@@ -81,13 +83,14 @@ def contenders(scene: Scene, level: str, filter_of: Callable[[Scene], Path],
             time.sleep(WAIT)
             return client.start(ours.fileno())
 
-    def plain() -> float:
+    def plain(by: bytes) -> float:
         time.sleep(WAIT)
-        return client.start()
+        return client.start(by=by)
 
     note = "request to reaped, by its protocol"
     for name, its_level, its_note, start in (
-            (PLAIN, "", "no sandbox; by the same program", plain),
+            (PLAIN, "", "no sandbox; by the same program", partial(plain, b"f")),
+            (VFORK, "", "no sandbox; by the same program", partial(plain, b"v")),
             (FLOOR, "L4+", "the necessary system calls alone, nothing checked; no sandbox",
              at_floor),
             (POOL, level, note, in_sandbox)):

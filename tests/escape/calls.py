@@ -34,12 +34,12 @@ class Seen(NamedTuple):
 
 
 class Start(NamedTuple):
-    """The calls of the processes of a start; ``network`` makes that namespace, where there is one."""
+    """The calls of a start's processes; ``network`` makes that namespace, where there is one."""
 
     parent: list[Seen]
     init: list[Seen]
     workload: list[Seen]
-    network: list[Seen] = []
+    network: Sequence[Seen] = ()
 
     @classmethod
     def of(cls, text: str) -> Start:

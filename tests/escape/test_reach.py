@@ -55,7 +55,7 @@ def is_copied(made: Sandbox) -> bool:
 
 
 def test_fd_06_out_of_reach_a_program_runs_from_its_own_file(sandbox: Made) -> None:
-    """Nobody writes it as long as it runs, and what PID 1 was called does not tell where it lies."""
+    """Nobody writes it as long as it runs, and what it was called does not tell where it lies."""
     made = sandbox()
     assert not is_copied(made)
     with running(made.write()) as process:
@@ -140,8 +140,8 @@ def test_fd_06_by_a_second_name_of_its_directory_nothing_starts(
 def test_cve_2019_5736_fd_06_either_layer_alone_keeps_the_command_from_it(
     sandbox: Made, careless: Careless
 ) -> None:
-    """An executor that trusts its file blindly, so that each can be taken away. A file that runs can't
-    be written in any case (ETXTBSY): that it can be opened at all is what is looked at."""
+    """An executor that trusts its file blindly, so that each can be taken away. A file that runs
+    can't be written in any case (ETXTBSY): that it can be opened at all is what is looked at."""
     made = sandbox().by(careless("runs from any file"))
     attempts = [[call("openat", AT_FDCWD, OWN, flags, 0)]
                 for flags in (os.O_RDONLY, os.O_RDONLY | os.O_TRUNC)]
@@ -156,7 +156,7 @@ def test_cve_2019_5736_fd_06_either_layer_alone_keeps_the_command_from_it(
 def test_cve_2019_5736_fd_06_an_entry_point_enters_no_file_that_could_be_written(
     sandbox: Made, tmp_path: Path, given: bool
 ) -> None:
-    """#!/proc/self/exe: refused by Landlock, or by the sealed copy, which refuses as any command."""
+    """#!/proc/self/exe: refused by Landlock, or by the sealed copy, as any command of its own."""
     entry = tmp_path / "data" / "entry"
     entry.parent.mkdir()
     entry.write_text("#!/proc/self/exe\n")

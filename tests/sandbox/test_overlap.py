@@ -92,7 +92,7 @@ def test_pid_1_makes_its_namespaces_while_its_ids_are_mapped(tmp_path: Path) -> 
 
 
 def with_network(executor: Path, directory: Path) -> str:
-    """A program whose network namespace is made by a process of its own. That alone calls socket(2)."""
+    """A program whose network namespace a process of its own makes, which alone calls socket(2)."""
     return Program(executor, directory).write(["echo", "ran"], [operation("join_network")])
 
 
@@ -102,7 +102,8 @@ def test_pid_1_builds_its_view_while_its_network_namespace_is_made(executor: Pat
     done = strace(with_network(executor, tmp_path), log, "--inject=socket:delay_enter=1s")
     assert done.stdout == b"ran\n", done
     text = log.read_text()
-    order = [text.index(word) for word in ("pivot_root(", "SIOCSIFFLAGS", "setns(", "PR_CAPBSET_DROP")]
+    order = [text.index(word)
+             for word in ("pivot_root(", "SIOCSIFFLAGS", "setns(", "PR_CAPBSET_DROP")]
     assert order == sorted(order)
     start = Start.of(text)
     assert {c.name for c in start.network} >= {"unshare", "socket", "ioctl", "exit_group"}
