@@ -229,6 +229,8 @@ static int make_later_namespaces(struct sandbox *sandbox)
 			return -1;
 		sandbox->later_namespaces &= ~(uint64_t)CLONE_NEWNET;
 	}
+	plan_find(&sandbox->plan, OP_CLONE, &operation);
+	sandbox->current = operation.index;
 	if (sandbox->later_namespaces)
 		CHECK(unshare((int)sandbox->later_namespaces), "unshare");
 	return 0;
