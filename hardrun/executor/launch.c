@@ -156,6 +156,12 @@ int launch_checks(struct sandbox *sandbox)
 	return 0;
 }
 
+/* Filters of containers may let namespaces be made by clone alone, and none be joined. */
+static bool may_join(void)
+{
+	return unshare(0) == 0 && setns(-1, CLONE_NEWNET) < 0 && errno == EBADF;
+}
+
 int launch_clone(struct sandbox *sandbox, int *pidfd, pid_t *pid)
 {
 	struct operation operation;
@@ -175,7 +181,7 @@ int launch_clone(struct sandbox *sandbox, int *pidfd, pid_t *pid)
 	 * To make a network namespace takes as long as all the others: a process of its own does it, while
 	 * PID 1 copies the mounts and builds the view.
 	 */
-	else if (plan_find(&sandbox->plan, OP_JOIN_NETWORK, &operation))
+	else if (plan_find(&sandbox->plan, OP_JOIN_NETWORK, &operation) && may_join())
 		sandbox->later_namespaces = CLONE_NEWNET | CLONE_NEWNS;
 	plan_find(&sandbox->plan, OP_CLONE, &operation);
 	sandbox->later_namespaces &= operation.values[0];

@@ -77,8 +77,8 @@ bool is_out_of_reach(const struct plan *plan)
 int prove_out_of_reach(struct sandbox *sandbox)
 {
 	int fd = open(OWN_FILE, O_RDONLY | O_CLOEXEC);
-	if (fd < 0 && errno == EACCES)
-		return 0;
+	if (fd < 0)
+		return errno == EACCES ? 0 : fail(sandbox, "open");
 	errno = EPERM;
 	return fail(sandbox, "this program lies in what the sandbox is given: move it elsewhere");
 }

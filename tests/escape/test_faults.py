@@ -44,18 +44,24 @@ UNTRIED = {"rt_sigaction": "fails by itself, for SIGKILL and SIGSTOP; else only 
 
 
 class Degraded(NamedTuple):
-    """A call that may fail, and why the sandbox is no weaker: in which operations, with what."""
+    """A call that may fail, and why the sandbox is no weaker: in which operations, with what, and
+    by which of the processes, where it matters."""
 
     operations: str
     call: str
     errnos: str
     reason: str
+    process: str = ""
 
 
 DEGRADED = (
     Degraded("join_session_keyring", "keyctl", "ENOSYS", "a kernel without keys has none to hide"),
     Degraded("clone", "clone3", "ENOSYS", "clone(2) takes the same flags"),
     Degraded("clone", "getcwd", "*", "no directory of the caller's: its bind is refused, else /"),
+    Degraded("clone", "unshare", "*", "asked for none: all namespaces come by the clone",
+             "launcher"),
+    Degraded("clone", "setns", "*", "asked for none: all namespaces come by the clone",
+             "launcher"),
     Degraded("*", "openat2", "EAGAIN", "a race: tried again, a bounded number of times"),
     Degraded("standard_io", "fstat", "*", "not known to be /dev/null, or to be one file: relayed"),
     Degraded("write_id_map_helper", "dup2", "*", "the helper's words come to the caller instead"),
@@ -135,6 +141,7 @@ def may_go_on(one: Call, name: str, error: str, last: bool) -> bool:
     if (last and one.name in PASSED_ON) or (name == "drop_bounding" and one.nth > CAPABILITIES):
         return True
     return any((d.operations == "*" or name in d.operations.split()) and d.call == one.name
+               and d.process in ("", PROCESSES[one.process])
                and (d.errnos == "*" or error in d.errnos.split()) for d in DEGRADED)
 
 

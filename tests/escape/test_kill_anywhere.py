@@ -35,6 +35,7 @@ EVERY = "HARDRUN_EVERY_FAULT" in os.environ  # make faults: at every operation, 
 NAMES = ("untrusted", "agent", "image", "layer", "ids of its own", "landlock tier")
 VICTIMS = ("parent", "PID 1", "command")
 KILLED = b"hardrun: the sandbox was killed before its command started\n"
+NETWORK = b"join the network namespace, which was made meanwhile"
 
 
 @pytest.fixture(scope="module")
@@ -62,6 +63,13 @@ def victim_of(parent: int, who: str) -> int:
     return found[0] if found else 0
 
 
+def until_dead(pid: int) -> None:
+    """What goes on before the kernel has ended it may run to its end."""
+    deadline = time.monotonic() + 30
+    while any(p.pid == pid for p in remains.processes()) and time.monotonic() < deadline:
+        time.sleep(0.002)
+
+
 def words(place: Path) -> list[str]:
     marker = str(place / "shared/ran")
     return words_of([[call("openat", AT_FDCWD, marker, os.O_CREAT | os.O_WRONLY, 0o600)]])
@@ -84,6 +92,7 @@ def test_a_sandbox_ends_with_any_of_its_processes(
             if paused.wait(process) and (victim := victim_of(process.pid, who)) \
                     and may_kill(victim):
                 os.kill(victim, signal.SIGKILL)
+                until_dead(victim)
                 killed.add(number)
                 if ends_where_it_stands(sandbox, number, name, who):
                     assert not remains.living(before), sandbox.steps[number]
@@ -96,7 +105,11 @@ def test_a_sandbox_ends_with_any_of_its_processes(
             status = -signal.SIGKILL if who == "parent" else 125
             told = b"" if who == "parent" else KILLED
             found = (process.returncode, output, error)
-            assert found == (status, b"", told), sandbox.steps[number]
+            network = made_the_network(sandbox, number, name, who)
+            assert (found == (status, b"", told) or (network and NETWORK in error)
+                    or (network and process.returncode == 0)), sandbox.steps[number]
+            if network:
+                (place / "shared/ran").unlink(missing_ok=True)
         assert not remains.left(before, place / "shared", place), sandbox.steps[number]
     assert killed or (name, who) in UNREACHABLE
 
@@ -109,6 +122,13 @@ def ends_where_it_stands(sandbox: Sandbox, number: int, name: str, who: str) -> 
     if BY_NAME[sandbox.steps[number]].phase is not Phase.WORKLOAD:
         return False
     return (name, who) != ("landlock tier", "parent")
+
+
+def made_the_network(sandbox: Sandbox, number: int, name: str, who: str) -> bool:
+    """Whether what was killed is the process that makes the network namespace: the only child that
+    PID 1 has before the command's. It may have done its work."""
+    return (who == "command" and name != "landlock tier"
+            and BY_NAME[sandbox.steps[number]].phase is Phase.INIT)
 
 
 UNREACHABLE = {("ids of its own", "command")}

@@ -129,12 +129,26 @@ def test_ns_05_pid_1_is_out_of_the_commands_reach_and_ends_everything(sandbox: M
     assert answer.word == "ok"
     with subprocess.Popen([made.write(), *words_of([[call("@hold", 60_000)]])],
                           stdin=subprocess.DEVNULL, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
         first = [child_of(process.pid)]
+        until_it_runs(first[0], made.probe.name)
         while len(first) < 3:  # PID 1, the probe, and its child that holds
             first.append(child_of(first[-1]))
         os.kill(first[0], signal.SIGKILL)
         assert process.wait(timeout=PATIENCE) == 137
     assert not [pid for pid in first if exists(pid)]
+
+
+def until_it_runs(init: int, name: str) -> None:
+    """Until the only child of PID 1 is the command."""
+    children = Path(f"/proc/{init}/task/{init}/children")
+    deadline = time.monotonic() + PATIENCE
+    while time.monotonic() < deadline:
+        names = [Path(f"/proc/{pid}/comm") for pid in children.read_text().split()]
+        if [path.read_text() for path in names if path.exists()] == [f"{name}\n"]:
+            return
+        time.sleep(0.002)
+    raise AssertionError(f"{init} runs no {name}")
 
 
 def child_of(pid: int) -> int:
