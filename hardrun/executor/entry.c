@@ -148,7 +148,7 @@ int main(int argc, char **argv, char **environment)
 		return refuse(problem, 0);
 	if (image_is_safe(&image))
 		image_announce(&image);
-	else if (is_out_of_reach(&sandbox->plan))
+	else if (is_out_of_reach(&sandbox->plan, image.fd))
 		sandbox->unsealed = true;
 	else
 		return run_sealed(&image, argv, environment);

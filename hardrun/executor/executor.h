@@ -194,7 +194,7 @@ void image_announce(const struct image *image);
 int image_find(const struct image *self, struct blob rest);
 
 /* reach.c */
-bool is_out_of_reach(const struct plan *plan);
+bool is_out_of_reach(const struct plan *plan, int own_fd);
 int prove_out_of_reach(struct sandbox *sandbox);
 
 /* frontend.c, ask.c */

@@ -61,7 +61,7 @@ CARELESS: Mapping[str, tuple[Edit, ...]] = {
     ),
     # Its file, wherever it lies, is taken for one that the command can't reach (CVE-2019-5736).
     "runs from any file": (
-        Edit("entry.c", "else if (is_out_of_reach(&sandbox->plan))", "else if (1)"),
+        Edit("entry.c", "else if (is_out_of_reach(&sandbox->plan, image.fd))", "else if (1)"),
     ),
     "leaks descriptors": (
         Edit("init.c", "\tunsigned next;\n\tdo {\n", "\tunsigned next;\n\treturn 0;\n\tdo {\n"),

@@ -119,6 +119,41 @@ def test_fd_06_it_is_copied_where_it_has_no_name(sandbox: Made, tmp_path: Path) 
     os.close(descriptor)
 
 
+def test_fd_06_it_is_copied_where_it_has_another_name(sandbox: Made, tmp_path: Path) -> None:
+    """Landlock goes by directories, and knows but one that a file lies in."""
+    program = sandbox().write()
+    assert runs_from(program) == str(program)
+    os.link(program, tmp_path / "other")
+    assert runs_from(program).startswith("/memfd:hardrun")
+
+
+def test_fd_06_it_is_copied_where_its_mode_and_not_the_kernel_keeps_it(sandbox: Made) -> None:
+    """The owner changes the mode; and a verifier asks for ETXTBSY."""
+    program = sandbox().write()
+    program.chmod(0o555)
+    assert runs_from(program).startswith("/memfd:hardrun")
+
+
+def test_fd_06_over_other_files_it_is_copied(sandbox: Made, tmp_path: Path) -> None:
+    """Whoever is given what lies below an overlay writes the file there while it runs above."""
+    for name in ("lower", "upper", "work", "merged"):
+        (tmp_path / name).mkdir()
+    made = sandbox(rw=[str(tmp_path / "upper")]).removed(single_id, changed("bind", 3, 2))
+    program, words = made.write("program"), words_of([[call("getpid")], WAIT])
+    overlay = shlex.join(["mount", "-t", "overlay", "-o", "userxattr," + ",".join(
+        f"{kind}dir={tmp_path}/{kind}" for kind in ("lower", "upper", "work")),
+        "none", str(tmp_path / "merged")])
+    script = (f"{overlay} || exit 77; cp {shlex.quote(str(program))} {tmp_path}/merged/program; "
+              f"exec {shlex.join([f'{tmp_path}/merged/program', *words])}")
+    with subprocess.Popen([*UNSHARE, "sh", "-c", script], stdin=subprocess.PIPE,
+                          stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        started = process.stdout.readline()
+        if not started and process.wait() == 77:
+            pytest.skip("needs an overlay of an ordinary user's")
+        assert os.readlink(f"/proc/{process.pid}/exe").startswith("/memfd:hardrun")
+
+
 def test_fd_06_by_a_second_name_of_its_directory_nothing_starts(
     sandbox: Made, tmp_path: Path
 ) -> None:
