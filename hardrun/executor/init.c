@@ -223,14 +223,14 @@ void exchange_null(void)
 static int make_later_namespaces(struct sandbox *sandbox)
 {
 	struct operation operation;
+	plan_find(&sandbox->plan, OP_CLONE, &operation);
+	sandbox->current = operation.index;
 	if (sandbox->later_namespaces & CLONE_NEWNET &&
 	    plan_find(&sandbox->plan, OP_JOIN_NETWORK, &operation)) {
 		if (start_network(sandbox, &operation) < 0)
 			return -1;
 		sandbox->later_namespaces &= ~(uint64_t)CLONE_NEWNET;
 	}
-	plan_find(&sandbox->plan, OP_CLONE, &operation);
-	sandbox->current = operation.index;
 	if (sandbox->later_namespaces)
 		CHECK(unshare((int)sandbox->later_namespaces), "unshare");
 	return 0;

@@ -67,14 +67,15 @@ bool is_out_of_reach(const struct plan *plan, int own_fd)
 			if (values[1] & CHANGES && !(values[1] & LANDLOCK_ACCESS_FS_READ_FILE))
 				return false;
 			break;
-		case OP_ROOT_BIND: case OP_ROOT_OVERLAY: case OP_BIND:
+		case OP_ROOT_BIND: case OP_BIND:
 			if (lies_beneath(path, plan_string(plan, &operation, 0)))
 				return false;
 			break;
 		case OP_MOUNT_PROC: case OP_NOT_DUMPABLE: case OP_LANDLOCK_RESTRICT:
 			needed++;
 			break;
-		case OP_BIND_WORKING_DIRECTORY: case OP_SERVE: case OP_EXPECT_LABEL: case OP_SET_EXEC_LABEL:
+		case OP_ROOT_OVERLAY: case OP_BIND_WORKING_DIRECTORY: case OP_SERVE: case OP_EXPECT_LABEL:
+		case OP_SET_EXEC_LABEL:
 			return false;
 		default:
 			break;

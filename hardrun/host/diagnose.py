@@ -24,9 +24,9 @@ _MOUNTS = frozenset({
     "make_file", "make_directory", "writable_directory",
 })
 # What sandboxes are made of, where it could not be found out which of them a filter refuses.
-SANDBOX_CALLS = ("clone", "clone3", "unshare", "mount", "umount2", "pivot_root", "open_tree",
-                 "move_mount", "fsopen", "fsconfig", "fsmount", "mount_setattr", "keyctl",
-                 "sethostname", "setgroups", "seccomp", "landlock_create_ruleset",
+SANDBOX_CALLS = ("clone", "clone3", "unshare", "setns", "mount", "umount2", "pivot_root",
+                 "open_tree", "move_mount", "fsopen", "fsconfig", "fsmount", "mount_setattr",
+                 "keyctl", "sethostname", "setgroups", "seccomp", "landlock_create_ruleset",
                  "landlock_add_rule", "landlock_restrict_self")
 _NAMESPACES = 15000  # what kernels have by default on small machines
 

@@ -25,6 +25,15 @@ OWN = "/proc/1/exe"
 WRITE_FILE, READ_FILE, TRUNCATE = 2, 4, 0x4000
 
 
+@pytest.fixture
+def on_disk(tmp_path: Path) -> None:
+    """Where a program may run from its own file at all."""
+    kind = subprocess.run(["stat", "--file-system", "--format=%t", tmp_path], check=True,
+                          capture_output=True, text=True).stdout.strip()
+    if kind not in ("ef53", "58465342", "9123683e", "1021994"):
+        pytest.skip(f"temporary files lie on file system {kind}, not on ext4, XFS, btrfs or tmpfs")
+
+
 @contextmanager
 def running(program: str | Path, *around: str) -> Iterator[subprocess.Popen[bytes]]:
     """A program whose command waits."""
@@ -54,6 +63,7 @@ def is_copied(made: Sandbox) -> bool:
     return name != str(program)
 
 
+@pytest.mark.usefixtures("on_disk")
 def test_fd_06_out_of_reach_a_program_runs_from_its_own_file(sandbox: Made) -> None:
     """Nobody writes it as long as it runs, and what it was called does not tell where it lies."""
     made = sandbox()
@@ -84,6 +94,7 @@ def handled(without: int) -> Removal:
         "landlock_path", less(1))
 
 
+@pytest.mark.usefixtures("on_disk")
 @pytest.mark.parametrize("removal", [
     LAYERS["Landlock"], LAYERS["not dumpable"], handled(TRUNCATE), handled(WRITE_FILE),
     handled(READ_FILE), rule(WRITE_FILE), lambda p: p.drop("mount_proc")])
@@ -95,6 +106,7 @@ def test_fd_06_it_is_copied_where_a_part_of_that_is_missing(
     assert is_copied(made.removed(removal))
 
 
+@pytest.mark.usefixtures("on_disk")
 @pytest.mark.parametrize("how", ["ro", "rw"])
 def test_fd_06_it_is_copied_where_the_sandbox_is_given_its_directory(
     sandbox: Made, tmp_path: Path, how: str
@@ -119,6 +131,7 @@ def test_fd_06_it_is_copied_where_it_has_no_name(sandbox: Made, tmp_path: Path) 
     os.close(descriptor)
 
 
+@pytest.mark.usefixtures("on_disk")
 def test_fd_06_it_is_copied_where_it_has_another_name(sandbox: Made, tmp_path: Path) -> None:
     """Landlock goes by directories, and knows but one that a file lies in."""
     program = sandbox().write()
@@ -154,6 +167,7 @@ def test_fd_06_over_other_files_it_is_copied(sandbox: Made, tmp_path: Path) -> N
         assert os.readlink(f"/proc/{process.pid}/exe").startswith("/memfd:hardrun")
 
 
+@pytest.mark.usefixtures("on_disk")
 def test_fd_06_by_a_second_name_of_its_directory_nothing_starts(
     sandbox: Made, tmp_path: Path
 ) -> None:
@@ -187,6 +201,7 @@ def test_cve_2019_5736_fd_06_either_layer_alone_keeps_the_command_from_it(
     assert [answer.word for answer in answers] == ["ok", "ETXTBSY"]
 
 
+@pytest.mark.usefixtures("on_disk")
 @pytest.mark.parametrize("given", [False, True])
 def test_cve_2019_5736_fd_06_an_entry_point_enters_no_file_that_could_be_written(
     sandbox: Made, tmp_path: Path, given: bool

@@ -120,3 +120,28 @@ def test_without_its_network_namespace_nothing_starts(
     assert (done.returncode, done.stdout) == (125, b"")
     assert b"join the network namespace" in done.stderr
     assert told in done.stderr
+
+
+@pytest.mark.parametrize("call, told", [
+    ("unshare:error=EPERM:when=2", b"unshare: EPERM"),
+    ("clone:error=EAGAIN:when=1", b"clone: EAGAIN")])
+def test_what_pid_1_makes_itself_is_told_by_its_operation(
+    executor: Path, tmp_path: Path, call: str, told: bytes
+) -> None:
+    """Doctor goes by the operation's number: without one it finds no tier at all."""
+    done = strace(with_network(executor, tmp_path), tmp_path / "calls", f"--inject={call}")
+    assert (done.returncode, done.stdout) == (125, b"")
+    assert told + b" (operation " in done.stderr
+
+
+@pytest.mark.parametrize("call", ["setns", "unshare"])
+def test_where_a_filter_refuses_it_the_network_namespace_comes_with_the_clone(
+    executor: Path, tmp_path: Path, call: str
+) -> None:
+    log = tmp_path / "calls"
+    done = strace(with_network(executor, tmp_path), log, f"--inject={call}:error=EPERM")
+    assert done.stdout == b"ran\n", done
+    start = Start.of(log.read_text())
+    assert [c for c in start.parent if c.name == "clone3" and "CLONE_NEWNET" in c.arguments]
+    assert [c for c in start.init if "SIOCSIFFLAGS" in c.arguments]
+    assert not start.network
