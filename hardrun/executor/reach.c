@@ -7,7 +7,6 @@
 #include "uapi.h"
 
 #include <fcntl.h>
-#include <string.h>
 #include <sys/stat.h>
 #include <sys/vfs.h>
 #include <unistd.h>
@@ -23,7 +22,10 @@ static bool is_busy(void)
 	return fd < 0 ? errno == ETXTBSY : close(fd) > 0; /* which is never */
 }
 
-/* One name, one inode, which is busy. Beneath an overlay or FUSE, and on a server, it is written all the same. */
+/*
+ * One inode, which is busy: beneath an overlay or FUSE, and on a server, it is written all the same. And one
+ * name: a memory file has none, lies in no mount, and Landlock lets everybody open it.
+ */
 static bool is_of_a_disk(int fd)
 {
 	static const unsigned long ext4 = 0xef53, xfs = 0x58465342, btrfs = 0x9123683e, tmpfs = 0x01021994;
@@ -33,17 +35,7 @@ static bool is_of_a_disk(int fd)
 	       (system.f_type == ext4 || system.f_type == xfs || system.f_type == btrfs || system.f_type == tmpfs);
 }
 
-/* Landlock lets everybody open what lies in no mount, as a memory file does. */
-static bool has_no_name(const char *path, size_t size)
-{
-	static const char DELETED[] = " (deleted)";
-	return size < sizeof DELETED || !strcmp(path + size + 1 - sizeof DELETED, DELETED);
-}
-
-/*
- * By the names of what the sandbox is given: no more than a guess, as a directory may have a second name.
- * prove_out_of_reach asks the kernel.
- */
+/* By the names of what is given: a guess, as a directory may have two. prove_out_of_reach asks the kernel. */
 bool is_out_of_reach(const struct plan *plan, int own_fd)
 {
 	char path[512];
@@ -53,7 +45,7 @@ bool is_out_of_reach(const struct plan *plan, int own_fd)
 	if (size < 0 || (size_t)size == sizeof path - 1)
 		return false;
 	path[size] = 0;
-	if (has_no_name(path, (size_t)size) || !is_of_a_disk(own_fd) || !is_busy())
+	if (!is_of_a_disk(own_fd) || !is_busy())
 		return false;
 	for (uint32_t i = 0; i < plan->count; i++) {
 		struct operation operation;

@@ -103,7 +103,7 @@ def test_pid_1_builds_its_view_while_its_network_namespace_is_made(executor: Pat
     assert done.stdout == b"ran\n", done
     text = log.read_text()
     order = [text.index(word)
-             for word in ("pivot_root(", "SIOCSIFFLAGS", "setns(", "PR_CAPBSET_DROP")]
+             for word in ("pivot_root(", "SIOCSIFFLAGS", "setns(3", "PR_CAPBSET_DROP")]
     assert order == sorted(order)
     start = Start.of(text)
     assert {c.name for c in start.network} >= {"unshare", "socket", "ioctl", "exit_group"}
@@ -122,16 +122,12 @@ def test_without_its_network_namespace_nothing_starts(
     assert told in done.stderr
 
 
-@pytest.mark.parametrize("call, told", [
-    ("unshare:error=EPERM:when=2", b"unshare: EPERM"),
-    ("clone:error=EAGAIN:when=1", b"clone: EAGAIN")])
-def test_what_pid_1_makes_itself_is_told_by_its_operation(
-    executor: Path, tmp_path: Path, call: str, told: bytes
-) -> None:
+def test_what_pid_1_makes_itself_is_told_by_its_operation(executor: Path, tmp_path: Path) -> None:
     """Doctor goes by the operation's number: without one it finds no tier at all."""
-    done = strace(with_network(executor, tmp_path), tmp_path / "calls", f"--inject={call}")
+    done = strace(with_network(executor, tmp_path), tmp_path / "calls",
+                  "--inject=clone:error=EAGAIN:when=1")
     assert (done.returncode, done.stdout) == (125, b"")
-    assert told + b" (operation " in done.stderr
+    assert b"clone: EAGAIN (operation " in done.stderr
 
 
 @pytest.mark.parametrize("call", ["setns", "unshare"])
