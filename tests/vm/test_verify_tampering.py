@@ -38,7 +38,7 @@ def running(*options: str) -> Iterator[int]:
         stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     assert process.stdout is not None
     try:
-        assert process.stdout.readline() == b"2\n"
+        assert process.stdout.readline().strip().isdigit()
         yield next(int(p) for p in _children(_children(process.pid)[0]))
     finally:
         process.terminate()
