@@ -141,7 +141,8 @@ struct sandbox {
 	int parent_fd; /* of the last name that was made, and its path */
 	char parent_path[64];
 	uint64_t later_namespaces; /* made by PID 1, beside others */
-	pid_t network_pid; /* who makes that of the network */
+	bool network_apart; /* that of the network, by a process of its own */
+	pid_t network_pid;
 	int sources[MAXIMUM_SOURCES]; /* of binds, cloned meanwhile, in the order of the plan */
 	unsigned sources_taken, sources_used;
 	bool unsealed; /* it runs from a file that the command must not reach */
@@ -308,7 +309,7 @@ bool label_is_taken(struct sandbox *sandbox, const struct operation *operation);
 int label_check(struct sandbox *sandbox, const struct operation *operation, pid_t workload);
 
 /* namespaces.c */
-int start_network(struct sandbox *sandbox, const struct operation *operation);
+int start_network(struct sandbox *sandbox);
 
 /* init.c, workload.c, perform.c; perform_* of each operation: operations.h */
 _Noreturn void init_main(struct sandbox *sandbox);

@@ -225,9 +225,8 @@ static int make_later_namespaces(struct sandbox *sandbox)
 	struct operation operation;
 	plan_find(&sandbox->plan, OP_CLONE, &operation);
 	sandbox->current = operation.index;
-	if (sandbox->later_namespaces & CLONE_NEWNET &&
-	    plan_find(&sandbox->plan, OP_JOIN_NETWORK, &operation)) {
-		if (start_network(sandbox, &operation) < 0)
+	if (sandbox->network_apart && sandbox->later_namespaces & CLONE_NEWNET) {
+		if (start_network(sandbox) < 0)
 			return -1;
 		sandbox->later_namespaces &= ~(uint64_t)CLONE_NEWNET;
 	}

@@ -174,15 +174,16 @@ int launch_clone(struct sandbox *sandbox, int *pidfd, pid_t *pid)
 	sigfillset(&all);
 	if (sigprocmask(SIG_BLOCK, &all, NULL) < 0)
 		return -1;
-	/* Helpers that map ids need the user namespace alone: they start before the others exist. */
-	if (plan_find(&sandbox->plan, OP_AWAIT_ID_MAPS, &operation))
-		sandbox->later_namespaces = ~(uint64_t)(CLONE_NEWUSER | CLONE_NEWPID);
 	/*
 	 * To make a network namespace takes as long as all the others: a process of its own does it, while
 	 * PID 1 copies the mounts and builds the view.
 	 */
-	else if (plan_find(&sandbox->plan, OP_JOIN_NETWORK, &operation) && may_join())
+	sandbox->network_apart = plan_find(&sandbox->plan, OP_JOIN_NETWORK, &operation) && may_join();
+	if (sandbox->network_apart)
 		sandbox->later_namespaces = CLONE_NEWNET | CLONE_NEWNS;
+	/* Helpers that map ids need the user namespace alone: they start before the others exist. */
+	if (plan_find(&sandbox->plan, OP_AWAIT_ID_MAPS, &operation))
+		sandbox->later_namespaces = ~(uint64_t)(CLONE_NEWUSER | CLONE_NEWPID);
 	plan_find(&sandbox->plan, OP_CLONE, &operation);
 	sandbox->later_namespaces &= operation.values[0];
 	if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair) < 0)

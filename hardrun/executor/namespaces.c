@@ -99,12 +99,14 @@ static int make_network(struct sandbox *sandbox)
 }
 
 /* Its descriptors are PID 1's, so that the namespace is at hand when it has ended. */
-int start_network(struct sandbox *sandbox, const struct operation *operation)
+int start_network(struct sandbox *sandbox)
 {
+	struct operation operation;
 	CHECK(sandbox->network_pid = (pid_t)syscall(SYS_clone, CLONE_FILES, 0, 0, 0, 0), "clone");
 	if (sandbox->network_pid)
 		return 0;
-	sandbox->current = operation->index;
+	plan_find(&sandbox->plan, OP_JOIN_NETWORK, &operation);
+	sandbox->current = operation.index;
 	if (make_network(sandbox) == 0)
 		_exit(0);
 	record_failure(sandbox, errno);
@@ -113,17 +115,16 @@ int start_network(struct sandbox *sandbox, const struct operation *operation)
 
 int perform_join_network(struct sandbox *sandbox, const struct operation *operation)
 {
-	int status, fd;
+	int status;
 	(void)operation;
-	if (!sandbox->network_pid) /* it came with the clone */
+	if (!sandbox->network_pid) /* it came with the others */
 		return raise_loopback(sandbox);
 	CHECK(waitpid(sandbox->network_pid, &status, __WALL), "waitpid");
 	errno = ECHILD;
 	if (status)
 		return fail(sandbox, "killed"); /* unless it has told another failure */
-	fd = sandbox->shared->network_fd;
-	CHECK(setns(fd, CLONE_NEWNET), "setns");
-	return close(fd);
+	CHECK(setns(sandbox->shared->network_fd, CLONE_NEWNET), "setns");
+	return close(sandbox->shared->network_fd);
 }
 
 int perform_set_hostname(struct sandbox *sandbox, const struct operation *operation)

@@ -57,7 +57,7 @@ def add_conditions(program: Program, dependencies: Iterable[Dependency]) -> None
         program.add("plan", "require_path", d.path, d.device, d.inode, d.mtime_ns, d.ctime_ns)
     if context.word("network") == "host":
         program.add("network", "require_path", *dependency_of(os.path.realpath(RESOLVER_FILE)))
-    program.add("plan", "require_kernel", os.uname().release)
+    program.add("plan", "require_kernel", facts.kernel_release)
     for path in (*_SWITCHES, *([] if facts.namespaces else [_ONE_MORE_SWITCH])):
         content = content_of(path)
         if content is not None:

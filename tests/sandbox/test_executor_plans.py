@@ -145,6 +145,18 @@ def test_requirements_that_hold_let_the_plan_run(program: Program) -> None:
     assert result.returncode == 0, result.stderr
 
 
+def test_a_name_is_made_in_what_was_mounted_over_its_directory(program: Program) -> None:
+    """A descriptor of the directory beneath would put it where nobody finds it."""
+    result = program.run(["ls", "/place"], extra=[
+        operation("make_directory", "/place", 0o755),
+        operation("make_file", "/place/covered", 0o644, b""),
+        operation("mount_tmpfs", "/place", 65536, 16, 0o755, 6),
+        operation("make_file", "/place/found", 0o644, b""),
+        operation("landlock_path", "/place", 8),
+    ])
+    assert result.stdout == b"found\n", result
+
+
 def test_a_stale_plan_with_a_fallback_hands_over_with_all_arguments(program: Program) -> None:
     path = program.write(
         ["true"],

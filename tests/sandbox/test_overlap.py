@@ -141,3 +141,33 @@ def test_where_a_filter_refuses_it_the_network_namespace_comes_with_the_clone(
     assert [c for c in start.parent if c.name == "clone3" and "CLONE_NEWNET" in c.arguments]
     assert [c for c in start.init if "SIOCSIFFLAGS" in c.arguments]
     assert not start.network
+
+
+MAPS = """#!/bin/sh
+# As newuidmap and newgidmap, of the caller's own id: the owner of a user namespace may.
+case $0 in *gidmap) echo deny >/proc/$1/setgroups ;; esac
+printf '%s %s %s' $2 $3 $4 >/proc/$1/$(basename $0 | sed 's/new\\(.id\\)map/\\1_map/')
+"""
+
+
+@pytest.mark.parametrize("refused", [False, True])
+def test_while_helpers_map_ids_the_network_namespace_is_made_either_way(
+    executor: Path, tmp_path: Path, refused: bool
+) -> None:
+    """Where a filter refuses setns(2) PID 1 makes it itself, with the others."""
+    mapped = []
+    for name, number in (("newuidmap", os.getuid()), ("newgidmap", os.getgid())):
+        helper = tmp_path / name
+        helper.write_text(MAPS)
+        helper.chmod(0o755)
+        words = "".join(f"{word}\0" for word in (number, number, 1)).encode()
+        mapped.append(operation("write_id_map_helper", str(helper), words))
+    path = Program(executor, tmp_path).write(
+        ["echo", "ran"], [*mapped, operation("await_id_maps"), operation("join_network")],
+        without=["write_id_map"])
+    log = tmp_path / "calls"
+    done = strace(path, log, *(["--inject=setns:error=EPERM"] if refused else []))
+    assert done.stdout == b"ran\n", done
+    text = log.read_text()
+    assert ("CLONE_FILES" in text) is not refused
+    assert "SIOCSIFFLAGS" in text

@@ -47,6 +47,7 @@ def running(path: str) -> Iterator[os.stat_result]:
             assert process.stdout is not None
             assert process.stdout.readline() == b"ready\n"
             assert image.is_fixed(f"/proc/{process.pid}/exe")
+            assert os.readlink(f"/proc/{process.pid}/exe").startswith("/memfd:")
             yield os.stat(f"/proc/{process.pid}/exe")
         finally:
             process.kill()
