@@ -21,6 +21,7 @@ from hardrun.bench.clock import Failure, Start
 from hardrun.bench.document import Series
 from hardrun.bench.peers import DRIVERS, RUN_FLAGS, Engine
 from hardrun.bench.scene import PROBE, Scene
+from hardrun.state import places
 
 COUNTS, QUICK_COUNTS = (1, 10, 100, 1000), (1, 10)
 RUNNING_AT_MOST = 100
@@ -86,7 +87,7 @@ def allocated(paths: Sequence[Path]) -> Usage:
 def _ours(scene: Scene) -> Iterator[Kept]:
     cache = scene.directory / "cache-disk"
     environment = {**os.environ, "XDG_CACHE_HOME": str(cache)}
-    state = Path.home() / ".local" / "state" / "hardrun"
+    state = Path(places.directory())
     flags = ours.options(scene)
     cache.mkdir(mode=0o700, exist_ok=True)
     yield Kept("hardrun run", ours.level(scene.policies),

@@ -39,6 +39,7 @@ from hardrun.bench.rounds import Rounds
 from hardrun.errors import BadInput
 from hardrun.kernel.seccomp.simulate import Instruction
 from hardrun.plan.format import unpack
+from hardrun.state import places
 
 ENVIRONMENT = dict(os.environ)
 
@@ -173,6 +174,15 @@ def test_space_is_what_is_allocated_and_a_file_counts_once(tmp_path: Path) -> No
     assert found.inodes - before.inodes == 1
     assert found.size - before.size < 1 << 20
     assert disk.allocated([tmp_path / "nowhere"]) == (0, 0)
+
+
+def test_the_state_is_counted_wherever_home_points(tmp_path: Path,
+                                                   monkeypatch: pytest.MonkeyPatch) -> None:
+    """It lies in the account's home: counted elsewhere, a container would take nothing."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    kept = list(disk._ours(scene.Scene(tmp_path, tmp_path)))
+    assert len(kept) == 3
+    assert all(Path(places.directory()) in each.paths for each in kept)
 
 
 def _kept(directory: Path, **changes: object) -> disk.Kept:
