@@ -97,7 +97,7 @@ def test_outcomes_are_written_where_the_environment_says(tmp_path: Path) -> None
     (tmp_path / "outcomes").mkdir()
     shutil.copy(tmp_path / "out.json", tmp_path / "outcomes" / "user.json")
     assert outcomes.read(tmp_path / "outcomes") == {"user": {
-        "test_it.py::test_good": ["passed", ""], "test_it.py::test_bad": ["failed", ""],
+        "test_it.py::test_good": ["passed", ""], "test_it.py::test_bad": ["failed", "assert not 1"],
         "test_it.py::test_idle": ["skipped", "not here"]}}
 
 

@@ -15,10 +15,11 @@ import pytest
 
 VARIABLE = "HARDRUN_OUTCOMES"
 PASSED, SKIPPED, FAILED = "passed", "skipped", "failed"
+REASON_SIZE = 600  # characters
 
 
 class Recorder:
-    """A pytest plugin that writes ``{test id: [outcome, reason]}``."""
+    """A pytest plugin that writes ``{test id: [outcome, reason]}``, the reason a line."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -27,7 +28,7 @@ class Recorder:
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """A test passes by its call, may be skipped in its set-up, and fails anywhere."""
         if report.failed:
-            self.found[report.nodeid] = (FAILED, "")
+            self.found[report.nodeid] = (FAILED, _reason(report))
         elif report.skipped and not hasattr(report, "wasxfail"):
             self.found[report.nodeid] = (SKIPPED, _reason(report))
         elif report.when == "call":
@@ -44,8 +45,10 @@ class Recorder:
 
 
 def _reason(report: pytest.TestReport | pytest.CollectReport) -> str:
-    text = report.longrepr[2] if isinstance(report.longrepr, tuple) else str(report.longrepr)
-    return text.removeprefix("Skipped: ")
+    crash = getattr(report.longrepr, "reprcrash", None)
+    text = report.longrepr[2] if isinstance(report.longrepr, tuple) else \
+        crash.message if crash else str(report.longrepr)
+    return " ".join(text.removeprefix("Skipped: ").split())[:REASON_SIZE]
 
 
 def recorder() -> Recorder | None:
@@ -81,10 +84,10 @@ def main(directory: Path) -> int:
     idle = skipped_everywhere(places)
     for test, reasons in sorted(idle.items()):
         print(f"SKIPPED EVERYWHERE {test}: " + "; ".join(f"{p}: {r}" for p, r in reasons.items()))
-    failed = [(place, test) for place, found in places.items()
-              for test, (outcome, _) in sorted(found.items()) if outcome == FAILED]
-    for place, test in failed:
-        print(f"FAILED on {place}: {test}")
+    failed = [(place, test, reason) for place, found in places.items()
+              for test, (outcome, reason) in sorted(found.items()) if outcome == FAILED]
+    for place, test, reason in failed:
+        print(f"FAILED on {place}: {test}: {reason}")
     counts = ", ".join(f"{place} {sum(o != SKIPPED for o, _ in found.values())}"
                        for place, found in places.items())
     print(f"tests that ran: {counts}; failed: {len(failed)}; "

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 import hardrun
-from tests.vm.groups import DIRECT, HOLD, Held, groups, members, none_left
+from tests.vm.groups import DIRECT, HOLD, PATIENT, Held, groups, members, none_left
 from tests.vm.guest import as_root, run_as
 
 pytestmark = pytest.mark.vm("selinux")
@@ -179,7 +179,7 @@ def test_run_verify_compares_the_group_before_the_command_starts() -> None:
 def test_a_sandbox_that_is_moved_out_of_its_group_ends() -> None:
     with Held() as held:
         elsewhere = held.group.parent / "hardrun-supervisor" / "cgroup.procs"
-        for pid in held.members:
+        for pid in sorted(held.members, reverse=True):  # PID 1 last: with it all of them end
             elsewhere.write_text(str(pid))
         assert held.process.wait(60) == 125
 
@@ -213,8 +213,8 @@ def test_a_frozen_sandbox_ends_all_the_same() -> None:
 def test_ten_at_once_have_ten_groups(tmp_path: Path) -> None:
     """A program of ten starts: systemd is asked by all of them at the same time."""
     program = str(tmp_path / "hold")
-    subprocess.run(["hardrun", "compile", "--memory", "40M", "-o", program, "--", "sh", "-c", HOLD],
-                   check=True, timeout=100)
+    subprocess.run(["hardrun", "compile", *PATIENT, "--memory", "40M", "-o", program, "--", "sh",
+                    "-c", HOLD], check=True, timeout=100)
     with ExitStack() as stack:
         processes = [stack.enter_context(subprocess.Popen(
             [program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True))

@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from tests.vm.groups import HOLD, PATIENT, groups
 from tests.vm.guest import as_root, run_as, sysctl
 
 pytestmark = pytest.mark.vm("bare")
@@ -22,10 +23,6 @@ TOP = Path("/sys/fs/cgroup")
 LITTLE = ("--memory", "64M", "--swap", "0", "--")
 EAT = "python3 -c 'bytearray(200 << 20)'; echo survived"
 FULL, BARE = "contained", "agent"  # in the full tier, and without namespaces
-
-
-def groups() -> list[Path]:
-    return [path for path in TOP.rglob("hardrun-*") if path.is_dir()]
 
 
 @pytest.fixture(autouse=True)
@@ -62,7 +59,7 @@ class Held:
     def __init__(self, *options: str) -> None:
         self.process = subprocess.Popen(
             ["sudo", "-n", "env", "-i", "HOME=/root", "PATH=/opt/venv/bin:/usr/bin:/bin",
-             "hardrun", "run", *options, "--", "sh", "-c", "echo ready; read line"],
+             "hardrun", "run", *PATIENT, *options, "--", "sh", "-c", HOLD],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         assert self.process.stdout is not None
         ready = self.process.stdout.readline()
