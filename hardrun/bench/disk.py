@@ -24,7 +24,6 @@ from hardrun.bench.scene import PROBE, Scene
 from hardrun.state import places
 
 COUNTS, QUICK_COUNTS = (1, 10, 100, 1000), (1, 10)
-RUNNING_AT_MOST = 100
 REFERENCE = 12 * 1024
 """Bytes that a new Docker container takes."""
 STATES = ("created", "running", "stopped")
@@ -46,7 +45,7 @@ class Kept:
     """A runtime that keeps containers: the command line of each step, and where it keeps them.
 
     ``start`` returns while the container runs; ``run`` stays with it. What a runtime has no word
-    for is absent.
+    for is absent. At most ``running_at_most`` run at once: of some, each takes megabytes of memory.
     """
 
     name: str
@@ -58,6 +57,7 @@ class Kept:
     run: Maker | None = None
     stop: Maker | None = None
     remove: Maker | None = None
+    running_at_most: int = 100
     environment: Mapping[str, str] = field(default_factory=lambda: dict(os.environ))
 
 
@@ -93,7 +93,7 @@ def _ours(scene: Scene) -> Iterator[Kept]:
     yield Kept("hardrun run", ours.level(scene.policies),
                "nothing is kept but the plan, once for all of them", (cache, state),
                run=lambda _: [*ours.program(), "run", *flags, "--", *_HOLD],
-               environment=environment)
+               running_at_most=COUNTS[-1], environment=environment)
     if not ours.offers("create"):
         return
     for kind in ("ephemeral", "persistent"):
@@ -116,7 +116,7 @@ def _named(kind: str, flags: Sequence[str], paths: Sequence[Path],
     return Kept(f"hardrun create, {kind}", "own" if policy else "L4+",
                 "a named container on the shared root", paths, create=create, start=step("start"),
                 stop=step("stop", "--time", "0"), remove=step("rm", "--force"),
-                environment=environment)
+                running_at_most=COUNTS[-1], environment=environment)
 
 
 def _runc(scene: Scene, name: str) -> Iterator[Kept]:
@@ -169,10 +169,10 @@ def _all(bench: Bench) -> Iterator[Kept | Series]:
     """Who keeps containers here; a failed series for each that can't be prepared."""
     scene, present = bench.scene, {peer.name for peer in bench.peers if peer.version}
     makers: list[tuple[str, Callable[[], Iterator[Kept]]]] = [
-        ("hardrun", lambda: _ours(scene)),
         ("runc", lambda: _runc(scene, "runc")), ("crun", lambda: _runc(scene, "crun")),
         ("podman", lambda: _engines(scene, buildah=False)),
-        ("buildah", lambda: _engines(scene, buildah=True))]
+        ("buildah", lambda: _engines(scene, buildah=True)),
+        ("hardrun", lambda: _ours(scene))]
     for name, make in makers:
         if name != "hardrun" and name not in present:
             continue
@@ -183,14 +183,19 @@ def _all(bench: Bench) -> Iterator[Kept | Series]:
 
 
 def run(bench: Bench) -> Iterator[Series]:
-    """Bytes and inodes of one more container, by state and count."""
+    """Bytes and inodes of one more container, by state and count.
+
+    What one leaves of its share of the time is for those after it.
+    """
     everybody = list(_all(bench)) if bench.scene.probed else []
     counts = QUICK_COUNTS if bench.quick else COUNTS
-    for kept in everybody:
+    begun = time.monotonic()
+    for number, kept in enumerate(everybody):
         if isinstance(kept, Series):
             yield kept
         else:
-            yield from _measure(kept, counts, bench.seconds / len(everybody))
+            left = bench.seconds - (time.monotonic() - begun)
+            yield from _measure(kept, counts, left / (len(everybody) - number))
         bench.tick(1 / len(everybody))
 
 
@@ -242,7 +247,7 @@ def _states(kept: Kept, count: int) -> Iterator[tuple[str, Usage | str]]:
     if kept.create is not None:
         failure = _do(kept, kept.create, numbers)
         yield "created", failure or allocated(kept.paths)
-    if count > RUNNING_AT_MOST:
+    if count > kept.running_at_most:
         return
     if kept.run is not None:
         processes = [subprocess.Popen(kept.run(n), stdin=subprocess.DEVNULL,

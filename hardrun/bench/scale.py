@@ -20,6 +20,7 @@ from hardrun.bench.law import FEWEST
 IN_SEQUENCE, THROUGHPUT, LATENCY = "in sequence", "throughput", "latency"
 COUNT, QUICK_COUNT, FEWEST_STARTS = 1000, 200, 20
 AT_ONCE, QUICK_AT_ONCE = (1, 2, 4, 8), (1, 2, 4)
+REPEATS = 24
 
 
 def run(bench: Bench) -> Iterator[Series]:
@@ -52,7 +53,7 @@ def _at_once(bench: Bench, contenders: Sequence[Contender]) -> Iterator[Series]:
     latencies: dict[tuple[str, int], list[float]] = {}
     by_name = {contender.name: contender for contender in contenders}
     failed: dict[str, Failure] = {}
-    repeats, counts = (FEWEST, QUICK_AT_ONCE) if bench.quick else (2 * FEWEST, AT_ONCE)
+    repeats, counts = (FEWEST, QUICK_AT_ONCE) if bench.quick else (REPEATS, AT_ONCE)
     seconds = bench.seconds / 2 / repeats / len(counts) / max(1, len(by_name))
     begun = time.monotonic()
     with contextlib.ExitStack() as stack:

@@ -30,7 +30,7 @@ SUITES: Mapping[str, Suite] = {
     "disk": Suite(disk.run, 8, 120),
     "memory": Suite(memory.run, 7, 90),
     "syscall": Suite(syscall.run, 6, 45),
-    "scale": Suite(scale.run, 6, 120),
+    "scale": Suite(scale.run, 6, 180),
     "io": Suite(io.run, 4, 30),
 }
 QUICK_LIMIT = 60.0

@@ -203,6 +203,13 @@ def test_one_more_container_is_counted_by_state(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
+def test_what_takes_much_memory_is_not_started_by_the_thousand(tmp_path: Path) -> None:
+    found = {(s.quantity, s.at) for s in disk._measure(_kept(tmp_path, running_at_most=3), (1, 4),
+                                                       60)}
+    assert {("created", 4), ("running", 1)} <= found
+    assert ("running", 4) not in found
+
+
 def test_a_container_that_can_not_be_made_takes_no_space_but_fails(tmp_path: Path) -> None:
     [found] = disk._measure(_kept(tmp_path, create=lambda _: ["false"]), (1, 4), 60)
     assert found.failure == "exit status 1"
