@@ -210,30 +210,33 @@ def _do(kept: Kept, step: Maker | None, numbers: range) -> str:
 
 
 def _measure(kept: Kept, counts: Sequence[int], seconds: float) -> Iterator[Series]:
-    begun, made, each = time.monotonic(), 0, 0.0
-    # The first one pays for what is made once for all: databases, locks, the cached plan.
-    failure = _prepare(kept)
-    for count in counts if not failure else ():
-        if each * count * 2 > seconds - (time.monotonic() - begun) and made:
-            break
+    begun, each, failure = time.monotonic(), 0.0, _prepare(kept)
+    if failure:
+        yield _failed(kept, STATES[0], counts[0], failure)
+        return
+    for count in counts:
+        if each and each * count * 2 > seconds - (time.monotonic() - begun):
+            return
         base = allocated(kept.paths)
         started = time.monotonic()
         for state, usage in _states(kept, count):
             if isinstance(usage, str):
                 failure = usage
+                yield _failed(kept, state, count, failure)
                 break
             yield from _series(kept, state, usage, base, count)
         each = (time.monotonic() - started) / count
-        made += count
         _do(kept, kept.remove, range(count))
         if failure:
-            break
-    if failure:
-        yield Series("disk", kept.name, "created", "B", (), counts[0], kept.level, kept.note,
-                     failure)
+            return
+
+
+def _failed(kept: Kept, state: str, count: int, failure: str) -> Series:
+    return Series("disk", kept.name, state, "B", (), count, kept.level, kept.note, failure)
 
 
 def _prepare(kept: Kept) -> str:
+    """The first one pays for what is made once for all: databases, locks, the cached plan."""
     for state, usage in _states(kept, 1):
         del state
         if isinstance(usage, str):

@@ -203,6 +203,18 @@ def test_one_more_container_is_counted_by_state(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
+def test_what_fails_at_a_count_keeps_what_was_found_before(tmp_path: Path) -> None:
+    """A quota, say, that only so many reach."""
+    fourth = f"[ {{}} != 3 ] && touch {tmp_path}/{{}}.run"
+    found = {(s.quantity, s.at): s for s in disk._measure(_kept(
+        tmp_path, start=lambda n: ["sh", "-c", fourth.format(n, n)],
+        stop=lambda n: ["rm", "-f", f"{tmp_path}/{n}.run"]), (1, 4, 8), 60)}
+    assert found["running", 1].samples
+    assert found["created", 4].samples
+    assert found["running", 4].failure == "exit status 1"
+    assert not [at for _, at in found if at == 8]
+
+
 def test_what_takes_much_memory_is_not_started_by_the_thousand(tmp_path: Path) -> None:
     found = {(s.quantity, s.at) for s in disk._measure(_kept(tmp_path, running_at_most=3), (1, 4),
                                                        60)}
