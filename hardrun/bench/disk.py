@@ -27,6 +27,8 @@ COUNTS, QUICK_COUNTS = (1, 10, 100, 1000), (1, 10)
 REFERENCE = 12 * 1024
 """Bytes that a new Docker container takes."""
 STATES = ("created", "running", "stopped")
+ONE_MORE = "one more"
+"""What came with each single one, of which the median counts: records share their blocks."""
 _HOLD = (PROBE, "hold")
 _BLOCK = 512  # what st_blocks counts in, whatever the file system (stat(2))
 
@@ -199,13 +201,19 @@ def run(bench: Bench) -> Iterator[Series]:
         bench.tick(1 / len(everybody))
 
 
-def _do(kept: Kept, step: Maker | None, numbers: range) -> str:
-    """Perform a step for each number; why the first that fails did."""
-    for number in numbers if step is not None else ():
-        assert step is not None
+def _do(kept: Kept, step: Maker | None, count: int, added: list[float] | None = None) -> str:
+    """Perform a step for each; why the first that fails did. ``added``: bytes, by each of them."""
+    if step is None:
+        return ""
+    before = allocated(kept.paths).size
+    for number in range(count):
         found = clock.run(Start(list(step(number)), kept.environment))
         if isinstance(found, Failure):
             return found.reason
+        if added is not None:
+            now = allocated(kept.paths).size
+            added[number] += now - before
+            before = now
     return ""
 
 
@@ -219,14 +227,16 @@ def _measure(kept: Kept, counts: Sequence[int], seconds: float) -> Iterator[Seri
             return
         base = allocated(kept.paths)
         started = time.monotonic()
-        for state, usage in _states(kept, count):
+        for state, usage, added in _states(kept, count):
             if isinstance(usage, str):
                 failure = usage
                 yield _failed(kept, state, count, failure)
                 break
             yield from _series(kept, state, usage, base, count)
+            if added:
+                yield _one(kept, f"{state}, {ONE_MORE}", "B", added, count)
         each = (time.monotonic() - started) / count
-        _do(kept, kept.remove, range(count))
+        _do(kept, kept.remove, count)
         if failure:
             return
 
@@ -237,42 +247,45 @@ def _failed(kept: Kept, state: str, count: int, failure: str) -> Series:
 
 def _prepare(kept: Kept) -> str:
     """The first one pays for what is made once for all: databases, locks, the cached plan."""
-    for state, usage in _states(kept, 1):
-        del state
+    for _, usage, _ in _states(kept, 1):
         if isinstance(usage, str):
             return usage
-    return _do(kept, kept.remove, range(1))
+    return _do(kept, kept.remove, 1)
 
 
-def _states(kept: Kept, count: int) -> Iterator[tuple[str, Usage | str]]:
-    """Each state that so many containers can be in, with what is allocated then."""
-    numbers = range(count)
+def _states(kept: Kept, count: int) -> Iterator[tuple[str, Usage | str, list[float]]]:
+    """Each state that so many containers can be in, with what is allocated then, and for each of
+    them the bytes that came with it, where they come one after the other."""
+    added = [0.0] * count
     if kept.create is not None:
-        failure = _do(kept, kept.create, numbers)
-        yield "created", failure or allocated(kept.paths)
+        failure = _do(kept, kept.create, count, added)
+        yield "created", failure or allocated(kept.paths), [*added]
     if count > kept.running_at_most:
         return
     if kept.run is not None:
         processes = [subprocess.Popen(kept.run(n), stdin=subprocess.DEVNULL,
                                       stdout=subprocess.DEVNULL, env=dict(kept.environment))
-                     for n in numbers]
+                     for n in range(count)]
         time.sleep(0.5 + 0.05 * count)
-        yield "running", allocated(kept.paths)
+        yield "running", allocated(kept.paths), []
         for process in processes:
             process.terminate()
         for process in processes:
             process.wait()
-        yield "stopped", allocated(kept.paths)
+        yield "stopped", allocated(kept.paths), []
     elif kept.start is not None:
-        failure = _do(kept, kept.start, numbers)
-        yield "running", failure or allocated(kept.paths)
-        failure = _do(kept, kept.stop, numbers)
+        failure = _do(kept, kept.start, count, added)
+        yield "running", failure or allocated(kept.paths), [*added]
+        failure = _do(kept, kept.stop, count)
         time.sleep(0.2)
-        yield "stopped", failure or allocated(kept.paths)
+        yield "stopped", failure or allocated(kept.paths), []
 
 
 def _series(kept: Kept, state: str, usage: Usage, base: Usage, count: int) -> Iterator[Series]:
     for quantity, unit, added in ((state, "B", usage.size - base.size),
                                   (f"{state}, inodes", "inodes", usage.inodes - base.inodes)):
-        yield Series("disk", kept.name, quantity, unit, (max(0, added) / count,), count,
-                     kept.level, kept.note)
+        yield _one(kept, quantity, unit, [max(0, added) / count], count)
+
+
+def _one(kept: Kept, quantity: str, unit: str, samples: Sequence[float], count: int) -> Series:
+    return Series("disk", kept.name, quantity, unit, tuple(samples), count, kept.level, kept.note)

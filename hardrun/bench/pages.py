@@ -189,7 +189,7 @@ def summary(document: Document) -> Sequence[str]:
         name = suite.rpartition(".")[2]
         for one in document.of(name):
             wanted = one.contender.startswith(("hardrun", ours.PLAIN))
-            if one.samples and wanted and "inodes" not in one.quantity:
+            if one.samples and wanted and ", " not in one.quantity:
                 at = "" if one.at is None else f" at {one.at}"
                 found.append(f"{one.contender:32} {name:7} {shown(one):>10}   {one.quantity}{at}")
     for one in document.of("scale", scale.THROUGHPUT):

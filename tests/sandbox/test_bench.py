@@ -200,7 +200,19 @@ def test_one_more_container_is_counted_by_state(tmp_path: Path) -> None:
     assert found["running", 4] == 12288
     assert found["stopped", 4] == 8192
     assert found["running, inodes", 4] == 2
+    assert found["created, one more", 4] == 8192
+    assert found["running, one more", 4] == 12288
     assert not list(tmp_path.iterdir())
+
+
+def test_of_what_is_written_for_several_at_once_the_median_has_none(tmp_path: Path) -> None:
+    """As of records in one file: one in four takes a block."""
+    fourth = f"[ {{}} != 3 ] || head -c 4096 /dev/zero > {tmp_path}/{{}}"
+    found = {(s.quantity, s.at): s for s in disk._measure(_kept(
+        tmp_path, create=lambda n: ["sh", "-c", fourth.format(n, n)], start=None,
+        remove=lambda n: ["rm", "-f", f"{tmp_path}/{n}"]), (4,), 60)}
+    assert found["created, one more", 4].samples == (0, 0, 0, 4096)
+    assert found["created", 4].samples == (1024,)
 
 
 def test_what_fails_at_a_count_keeps_what_was_found_before(tmp_path: Path) -> None:
