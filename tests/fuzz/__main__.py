@@ -14,6 +14,7 @@ import random
 import resource
 import subprocess
 import sys
+import tempfile
 import zlib
 from pathlib import Path
 from typing import Any
@@ -52,6 +53,7 @@ def _one(name: str, options: argparse.Namespace, flags: list[str]) -> int:
         from tests.fuzz import decoder
 
         return decoder.fuzz(work, options.seconds, options.seed, options.engine, flags)
+    tempfile.tempdir = str(work.parent)  # libFuzzer ends the process: nothing is cleaned up then
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
     with_atheris = importlib.util.find_spec("atheris") is not None
     if (options.engine or "atheris") == "atheris" and with_atheris:

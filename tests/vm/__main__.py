@@ -85,7 +85,7 @@ def _options(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--root", action="store_true", help="do it as the guest's root")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1,
                         help="machines at the same time (default: one for each processor)")
-    parser.add_argument("--timeout", type=float, default=1200, help="seconds for each machine")
+    parser.add_argument("--timeout", type=float, default=1800, help="seconds for each machine")
     parser.add_argument("--console", metavar="FILE", help="keep what the kernel printed")
     parser.add_argument("--out", metavar="DIRECTORY", help="keep each machine's outcomes there")
     parser.add_argument("--optional", action="store_true",
