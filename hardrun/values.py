@@ -12,6 +12,7 @@ from types import MappingProxyType, NoneType, UnionType
 from typing import Any, Literal, TypeVar, cast, get_args, get_origin, get_type_hints
 
 T = TypeVar("T")
+_ATOMS = frozenset({str, int, float, bool, NoneType})
 
 
 def freeze(value: Any) -> Any:
@@ -26,11 +27,25 @@ def freeze(value: Any) -> Any:
 
 def plain(value: Any) -> Any:
     """A frozen value as JSON has it: dataclasses and mappings become objects, tuples lists."""
+    if type(value) in _ATOMS:  # most of what there is
+        return value
+    if isinstance(value, tuple | list):
+        return [plain(item) for item in value]
+    if dataclasses.is_dataclass(value) or isinstance(value, Mapping):
+        return {key: plain(item) for key, item in opened(value).items()}
+    return value
+
+
+def opened(value: Any) -> dict[str, Any]:
+    """One level of :func:`plain`, for ``json.dumps(default=…)``, which sees to all the others.
+
+    Raises TypeError for what is neither a dataclass nor a mapping.
+    """
     if dataclasses.is_dataclass(value):
-        return {f.name: plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+        return {f.name: getattr(value, f.name) for f in dataclasses.fields(value)}
     if isinstance(value, Mapping):
-        return {key: plain(item) for key, item in value.items()}
-    return [plain(item) for item in value] if isinstance(value, tuple | list) else value
+        return dict(value)
+    raise TypeError(f"{type(value).__name__} is no value of JSON")
 
 
 def load(kind: type[T], data: Any) -> T:

@@ -14,8 +14,8 @@ from hardrun.bench.scene import PROBE
 from hardrun.kernel.seccomp.simulate import always_allowed, decode, simulate
 from hardrun.kernel.seccomp.tables import ABIS, architecture_of, numbers
 
-CALLS = {"getpid": (50_000, "/"), "read": (50_000, "/dev/null"), "openat": (5_000, "/"),
-         "clone": (50, "/")}
+CALLS = {"getpid": (5_000, "/"), "read": (5_000, "/dev/null"), "openat": (1_000, "/"),
+         "clone": (20, "/")}
 """How often each is made in one round, and on which file."""
 POLICIES = ("judge", "agent", "build", "docker-default")
 ALLOWS_ALL, ITS_FILTER = "a filter that allows all", "untrusted's filter alone"
@@ -59,7 +59,7 @@ def times_inside(bench: Bench, suite: str, contenders: Sequence[Contender],
             return values
         found.setdefault(name, []).append(values)
         return 0.0
-    costs = [bench.once.get(name, 0.006) / 2 + 0.04 for name in by_name]
+    costs = [bench.once.get(name, 0.006) / 2 + 0.01 for name in by_name]
     planned = bench.rounds_of(costs)
     _, failed = rounds.interleave(list(by_name), measure, planned)
     for name, contender in by_name.items():

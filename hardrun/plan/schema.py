@@ -14,6 +14,7 @@ from __future__ import annotations
 import enum
 import zlib
 from collections.abc import Mapping
+from functools import cache
 from typing import NamedTuple
 
 VERSION = 1
@@ -352,6 +353,7 @@ BY_NAME: Mapping[str, OperationType] = {o.name: o for o in OPERATIONS}
 BY_OPCODE: Mapping[int, OperationType] = {o.opcode: o for o in OPERATIONS}
 
 
+@cache
 def schema_id() -> int:
     """A checksum over every definition: plans and executors with different ones don't mix."""
     text = repr([(o.opcode, o.name, int(o.phase), o.rank,

@@ -9,6 +9,7 @@ from __future__ import annotations
 import enum
 import os
 from collections.abc import Iterable, Mapping
+from itertools import chain
 from typing import NamedTuple
 
 from hardrun.workload.toolchain import MAXIMUM_LINKS
@@ -72,10 +73,8 @@ _MADE_HERE = frozenset({Kind.PRIVATE, Kind.TMPFS, Kind.PROC, Kind.DEVICE})
 
 def parents(path: str) -> Iterable[str]:
     """The ancestors of a path, nearest first, without the root."""
-    parent = os.path.dirname(path)
-    while parent.strip("/"):  # dirname(3) of a root of many slashes is that root
-        yield parent
-        parent = os.path.dirname(parent)
+    while path := path[:path.rfind("/") + 1].rstrip("/"):
+        yield path
 
 
 class View:
@@ -102,7 +101,7 @@ class View:
 
     def mount_of(self, path: str) -> Entry | None:
         """The mount that ``path`` (without symlinks) lies on; None: the root."""
-        for candidate in (path, *parents(path)):
+        for candidate in chain((path,), parents(path)):
             mount = self.mounts.get(candidate)
             if mount is not None:
                 return mount
@@ -110,7 +109,9 @@ class View:
 
     def host_path(self, path: str) -> str | None:
         """The host path behind a path without symlinks; None where it is made for the sandbox."""
-        mount = self.mount_of(path)
+        return self._behind(self.mount_of(path), path)
+
+    def _behind(self, mount: Entry | None, path: str) -> str | None:
         if mount is None:
             return None if self.rootfs is None else self.rootfs.rstrip("/") + path
         if mount.kind is Kind.BIND:
@@ -120,7 +121,7 @@ class View:
     def _target_of(self, path: str) -> tuple[bool, str]:
         """Whether something is at ``path``, and its target when that is a symlink."""
         mount = self.mount_of(path)
-        host = self.host_path(path)
+        host = self._behind(mount, path)
         if host is None:
             made = self.made.get(path)
             if made is not None:

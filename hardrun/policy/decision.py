@@ -11,7 +11,7 @@ from hardrun.errors import PlanError
 from hardrun.posture.control import Enforcement, Posture
 from hardrun.posture.registry import BY_ID
 from hardrun.posture.tier import MIN_TIER
-from hardrun.values import freeze, load, plain
+from hardrun.values import freeze, load, opened, plain
 
 SCHEMA_VERSION = 1
 
@@ -85,7 +85,8 @@ class Decision:
 
     def to_json(self) -> bytes:
         """Canonical JSON: sorted keys, no spaces, ASCII only, so that any bytes of argv survive."""
-        return json.dumps(plain(self), sort_keys=True, separators=(",", ":")).encode("ascii")
+        return json.dumps(self, default=opened, sort_keys=True,
+                          separators=(",", ":")).encode("ascii")
 
     def __deepcopy__(self, memo: object = None) -> Decision:
         return self

@@ -8,6 +8,7 @@ own directories in their place.
 from __future__ import annotations
 
 import posixpath
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from hardrun.posture.control import Enforcement, by_fact, degraded, enforced, replaced
@@ -22,6 +23,14 @@ TOKENS = ("$workdir", "$HOME")
 def below(path: str, directory: str) -> bool:
     """Whether ``path`` is ``directory`` or lies below it."""
     return directory == "/" or path == directory or path.startswith(directory + "/")
+
+
+def _ancestors(path: str) -> Iterator[str]:
+    while (end := path.rfind("/")) > 0:
+        path = path[:end]
+        yield path
+    if path != "/":
+        yield "/"
 
 
 def parse_path(text: str) -> str:
@@ -42,6 +51,14 @@ class PathSet(Covering[str]):
 
     def covers(self, wide: str, narrow: str) -> bool:
         return below(narrow, wide)
+
+    def normal(self, elements: Iterable[str]) -> frozenset[str]:
+        """By the paths above each, which are few, where paths may be many."""
+        every = frozenset(elements)
+        return frozenset(e for e in every if every.isdisjoint(_ancestors(e)))
+
+    def reaches(self, value: frozenset[str], element: str) -> bool:
+        return element in value or not value.isdisjoint(_ancestors(element))
 
     def parse(self, raw: object) -> frozenset[str]:
         return self.normal(parse_path(text) for text in texts(raw))

@@ -16,7 +16,7 @@ from hardrun.policy.check import diff
 from hardrun.policy.decision import Decision
 from hardrun.policy.engine import Asked, Grant, Places, decide, grant
 from hardrun.policy.loaded import LoadedPolicy
-from hardrun.posture import orders, ways_out
+from hardrun.posture import filesystem, orders, ways_out
 from hardrun.posture.control import UNLIMITED, Control
 from hardrun.posture.registry import BY_ID, CONTROLS
 from hardrun.values import plain
@@ -87,6 +87,16 @@ def test_meet_is_the_loosest_value_no_looser_than_both(
     assert meet == control.meet(b, a)
     assert control.meet(a, control.meet(b, c)) == control.meet(meet, c)
     assert control.meet(a, control.loosest) == a
+
+
+@THOROUGHLY
+@given(paths=_subsets((*PATHS, "$HOME", "$HOME/a", "$workdir/b")), path=st.sampled_from(PATHS))
+def test_paths_are_covered_by_what_is_above_them(paths: frozenset[str], path: str) -> None:
+    """The quick way of paths finds what the definition says, pair by pair."""
+    control = BY_ID["filesystem.visible"]
+    assert isinstance(control, filesystem.PathSet)
+    assert control.normal(paths) == orders.Covering.normal(control, paths)
+    assert control.reaches(paths, path) == orders.Covering.reaches(control, paths, path)
 
 
 @EACH

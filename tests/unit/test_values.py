@@ -12,7 +12,7 @@ from typing import Any, Literal
 import pytest
 
 from hardrun.posture.control import Enforcement, degraded
-from hardrun.values import freeze, load, plain
+from hardrun.values import freeze, load, opened, plain
 from tests.planning import NO, facts, workload
 
 
@@ -38,6 +38,12 @@ WHOLE = Whole(kind="big", good=True, parts=(Part(name="a\udcff", size=2), Part(n
 
 def test_a_value_survives_json() -> None:
     assert load(Whole, json.loads(json.dumps(plain(WHOLE)))) == WHOLE
+
+
+def test_json_may_open_a_value_level_by_level() -> None:
+    assert json.dumps(WHOLE, default=opened) == json.dumps(plain(WHOLE))
+    with pytest.raises(TypeError, match="object is no value of JSON"):
+        opened(object())
     assert load(Whole, {"kind": "small"}) == Whole(kind="small")
 
 
