@@ -191,8 +191,13 @@ fuzz: ready .make/tests
 	@$(VENV)/bin/python -m tests.fuzz $(TARGET) --seconds $(or $(SECONDS),600) $(FLAGS)
 endif
 
+ifneq ($(ROOT),)
+check: ready .make/wheels
+	@scripts/as-ordinary-user --keep demo make check
+else
 check: ready .make/tests
 	@$(PYTEST) tests/house
+endif
 
 build: .make/venv
 	@$(VENV)/bin/python -m hatchling build --target wheel
