@@ -56,6 +56,12 @@ def launchers(owner: int | None = None) -> list[int]:
     return found
 
 
+def family(owner: int) -> list[int]:
+    """The executors that a process has as children, and their children."""
+    above = launchers(owner)
+    return above + [pid for pid, status in procfs.statuses().items() if status.parent in above]
+
+
 def gone(pid: int) -> bool:
     return not Path(f"/proc/{pid}").exists() or procfs.status(pid).state in "ZX"
 
@@ -262,12 +268,10 @@ def test_an_owner_that_is_killed_takes_all_along() -> None:
             assert owner.stdout is not None
             owner.stdout.readline()
             until(lambda: len(launchers(owner.pid)) == 4)
-            started = launchers(owner.pid)
-            started += [pid for pid, status in procfs.statuses().items()
-                        if status.parent in started]
+            until(lambda: len(family(owner.pid)) == 8)  # a helper that maps ids is one more
+            started = family(owner.pid)
         finally:
             owner.kill()
-    assert len(started) == 8
     until(lambda: all(gone(pid) for pid in started))
 
 
