@@ -205,7 +205,7 @@ def _do(kept: Kept, step: Maker | None, count: int, added: list[float] | None = 
     """Perform a step for each; why the first that fails did. ``added``: bytes, by each of them."""
     if step is None:
         return ""
-    before = allocated(kept.paths).size
+    before = 0 if added is None else allocated(kept.paths).size
     for number in range(count):
         found = clock.run(Start(list(step(number)), kept.environment))
         if isinstance(found, Failure):

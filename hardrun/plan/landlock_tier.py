@@ -15,8 +15,8 @@ from hardrun.kernel.landlock import filesystem_access, network_access, scopes
 from hardrun.plan.context import Program
 from hardrun.plan.root import MERGED, MINIMAL_VISIBLE, RESERVED, RESOLVER_FILE, TMP, RootOptions
 from hardrun.plan.schema import Unsafe
-from hardrun.plan.view import Found, Use, View, parents
-from hardrun.posture.filesystem import below
+from hardrun.plan.view import Found, Use, View
+from hardrun.posture.filesystem import below, parents
 
 if TYPE_CHECKING:
     from hardrun.plan.context import Context

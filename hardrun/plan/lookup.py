@@ -10,8 +10,8 @@ import os
 import stat
 
 from hardrun.errors import BadInput, CommandNotExecutable, CommandNotFound
-from hardrun.plan.view import View, parents
-from hardrun.posture.filesystem import below
+from hardrun.plan.view import View
+from hardrun.posture.filesystem import below, parents
 from hardrun.workload import toolchain
 from hardrun.workload.model import Workload
 

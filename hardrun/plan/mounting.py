@@ -11,8 +11,8 @@ from hardrun.plan.context import Context, Program
 from hardrun.plan.root import DEVICE_NUMBERS
 from hardrun.plan.schema import BindFlag, Unsafe
 from hardrun.plan.uapi import MountAttribute
-from hardrun.plan.view import Entry, Kind, Use, parents
-from hardrun.posture.filesystem import OVERLAY
+from hardrun.plan.view import Entry, Kind, Use
+from hardrun.posture.filesystem import OVERLAY, parents
 
 _NOSUID_NODEV = MountAttribute.MOUNT_ATTR_NOSUID | MountAttribute.MOUNT_ATTR_NODEV
 _READ_ONLY = MountAttribute.MOUNT_ATTR_RDONLY | _NOSUID_NODEV

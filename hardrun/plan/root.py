@@ -8,8 +8,8 @@ from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from hardrun.errors import BadInput
-from hardrun.plan.view import Entry, Kind, Use, View, parents
-from hardrun.posture.filesystem import below
+from hardrun.plan.view import Entry, Kind, Use, View
+from hardrun.posture.filesystem import below, parents
 from hardrun.workload.model import Mount, Workload
 
 # What a dynamic program needs before it has done anything: where a policy names no list.

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import enum
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from itertools import chain
 from typing import NamedTuple
 
+from hardrun.posture.filesystem import parents
 from hardrun.workload.toolchain import MAXIMUM_LINKS
 
 
@@ -69,12 +70,6 @@ class Found(NamedTuple):
 
 MOUNTS = frozenset({Kind.BIND, Kind.PRIVATE, Kind.TMPFS, Kind.DEVICE, Kind.PROC})
 _MADE_HERE = frozenset({Kind.PRIVATE, Kind.TMPFS, Kind.PROC, Kind.DEVICE})
-
-
-def parents(path: str) -> Iterable[str]:
-    """The ancestors of a path, nearest first, without the root."""
-    while path := path[:path.rfind("/") + 1].rstrip("/"):
-        yield path
 
 
 class View:

@@ -25,12 +25,10 @@ def below(path: str, directory: str) -> bool:
     return directory == "/" or path == directory or path.startswith(directory + "/")
 
 
-def _ancestors(path: str) -> Iterator[str]:
-    while (end := path.rfind("/")) > 0:
-        path = path[:end]
+def parents(path: str) -> Iterator[str]:
+    """The ancestors of a path, nearest first, without the root."""
+    while path := path[:path.rfind("/") + 1].rstrip("/"):
         yield path
-    if path != "/":
-        yield "/"
 
 
 def parse_path(text: str) -> str:
@@ -55,10 +53,12 @@ class PathSet(Covering[str]):
     def normal(self, elements: Iterable[str]) -> frozenset[str]:
         """By the paths above each, which are few, where paths may be many."""
         every = frozenset(elements)
-        return frozenset(e for e in every if every.isdisjoint(_ancestors(e)))
+        if "/" in every:
+            return frozenset({"/"})
+        return frozenset(e for e in every if every.isdisjoint(parents(e)))
 
     def reaches(self, value: frozenset[str], element: str) -> bool:
-        return element in value or not value.isdisjoint(_ancestors(element))
+        return "/" in value or element in value or not value.isdisjoint(parents(element))
 
     def parse(self, raw: object) -> frozenset[str]:
         return self.normal(parse_path(text) for text in texts(raw))
