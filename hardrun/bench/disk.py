@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
-from hardrun.bench import clock, oci, ours
+from hardrun.bench import clock, memory, oci, ours
 from hardrun.bench.bench import Bench
 from hardrun.bench.clock import Failure, Start
 from hardrun.bench.document import Series
@@ -231,7 +231,7 @@ def _measure(kept: Kept, counts: Sequence[int], seconds: float) -> Iterator[Seri
             if isinstance(usage, str):
                 failure = usage
                 yield _failed(kept, state, count, failure)
-                break
+                continue
             yield from _series(kept, state, usage, base, count)
             if added:
                 yield _one(kept, f"{state}, {ONE_MORE}", "B", added, count)
@@ -255,30 +255,43 @@ def _prepare(kept: Kept) -> str:
 
 def _states(kept: Kept, count: int) -> Iterator[tuple[str, Usage | str, list[float]]]:
     """Each state that so many containers can be in, with what is allocated then, and for each of
-    them the bytes that came with it, where they come one after the other."""
+    them the bytes that came with it, where they come one after the other. What fails is the last.
+    """
     added = [0.0] * count
     if kept.create is not None:
         failure = _do(kept, kept.create, count, added)
         yield "created", failure or allocated(kept.paths), [*added]
+        if failure:
+            return
     if count > kept.running_at_most:
         return
     if kept.run is not None:
-        processes = [subprocess.Popen(kept.run(n), stdin=subprocess.DEVNULL,
-                                      stdout=subprocess.DEVNULL, env=dict(kept.environment))
-                     for n in range(count)]
-        time.sleep(0.5 + 0.05 * count)
-        yield "running", allocated(kept.paths), []
-        for process in processes:
-            process.terminate()
-        for process in processes:
-            process.wait()
-        yield "stopped", allocated(kept.paths), []
+        running = _held(kept, kept.run, count)
+        yield "running", running, []
+        if not isinstance(running, str):
+            yield "stopped", allocated(kept.paths), []
     elif kept.start is not None:
         failure = _do(kept, kept.start, count, added)
         yield "running", failure or allocated(kept.paths), [*added]
-        failure = _do(kept, kept.stop, count)
-        time.sleep(0.2)
-        yield "stopped", failure or allocated(kept.paths), []
+        if not failure:
+            failure = _do(kept, kept.stop, count)
+            time.sleep(0.2)
+            yield "stopped", failure or allocated(kept.paths), []
+
+
+def _held(kept: Kept, run: Maker, count: int) -> Usage | str:
+    """What is allocated while so many run, in the foreground; or why they do not."""
+    before = set(memory.descendants(os.getpid()))
+    processes = [subprocess.Popen(run(number), stdin=subprocess.DEVNULL,
+                                  stdout=subprocess.DEVNULL, env=dict(kept.environment))
+                 for number in range(count)]
+    asleep = memory.asleep(before, count)
+    found = allocated(kept.paths)
+    for process in processes:
+        process.terminate()
+    for process in processes:
+        process.wait()
+    return f"not {count} asleep after {memory.PATIENCE:.0f} s" if asleep is None else found
 
 
 def _series(kept: Kept, state: str, usage: Usage, base: Usage, count: int) -> Iterator[Series]:

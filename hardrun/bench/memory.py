@@ -27,7 +27,8 @@ COUNTS, QUICK_COUNTS = (1, 10, 100, 500), (1, 10)
 PROPORTIONAL = "proportional set size"
 MOST_BYTES = 1 << 30
 """No contender is asked for a count that would take more than this."""
-_PATIENCE = 30.0
+PATIENCE = 30.0
+"""Seconds until all that were started sleep."""
 
 
 class Held(NamedTuple):
@@ -80,7 +81,7 @@ def within(bench: Bench, counts: Sequence[int]) -> Iterator[Series]:
 
 def hold(contender: Contender, count: int) -> Held | Failure:
     """Start that many that sleep, add up what they keep, end them."""
-    before = set(_descendants(os.getpid()))
+    before = set(descendants(os.getpid()))
     asks = [rounds.fresh((PROBE, "hold")) for _ in range(count)]
     started: list[subprocess.Popen[bytes]] = []
     try:
@@ -88,9 +89,9 @@ def hold(contender: Contender, count: int) -> Held | Failure:
             failure = _start(contender, ask, started)
             if failure:
                 return failure
-        family = _asleep(before, count, hidden=contender.hidden)
+        family = asleep(before, count, hidden=contender.hidden)
         if family is None:
-            return Failure(f"not {count} asleep after {_PATIENCE:.0f} s")
+            return Failure(f"not {count} asleep after {PATIENCE:.0f} s")
         return _size([pid for pid in family if not _is_workload(pid)])
     finally:
         _end(contender, asks, started, before)
@@ -104,7 +105,7 @@ def _start(contender: Contender, ask: Ask, started: list[subprocess.Popen[bytes]
                                    stderr=subprocess.DEVNULL, env=dict(contender.environment))
         if contender.stay is None:
             started.append(process)
-        elif process.wait(_PATIENCE):
+        elif process.wait(PATIENCE):
             return Failure(f"exit status {process.returncode}")
     return None  # whether it sleeps or has failed is seen by its processes
 
@@ -117,9 +118,10 @@ def _children(pid: int) -> list[int]:
         return []  # it ended meanwhile
 
 
-def _descendants(pid: int) -> list[int]:
+def descendants(pid: int) -> list[int]:
+    """The processes below one, in no order that means something."""
     children = _children(pid)
-    return children + [one for child in children for one in _descendants(child)]
+    return children + [one for child in children for one in descendants(child)]
 
 
 def _comm(pid: int) -> str:
@@ -141,17 +143,17 @@ def _is_workload(pid: int) -> bool:
     return _comm(pid) == os.path.basename(PROBE) and not _children(pid)
 
 
-def _asleep(before: set[int], count: int, *, hidden: bool) -> list[int] | None:
-    """The processes, once that many programs sleep and nobody else has something to do.
+def asleep(before: set[int], count: int, *, hidden: bool = False) -> list[int] | None:
+    """The processes, once that many programs sleep and nobody else has something to do; or None.
 
     Where programs are no processes of the host (gVisor) it has to be enough that, for a second,
     the same processes are there and sleep.
     """
-    end = time.monotonic() + _PATIENCE
+    end = time.monotonic() + PATIENCE
     last: list[int] = []
     same = 0
     while time.monotonic() < end:
-        family = sorted(set(_descendants(os.getpid())) - before)
+        family = sorted(set(descendants(os.getpid())) - before)
         ready = hidden or sum(_is_workload(pid) for pid in family) >= count
         quiet = family == last and len(family) >= count and all(
             _state(pid) in "SZt" for pid in family)
@@ -195,7 +197,7 @@ def _end(contender: Contender, asks: Sequence[Ask],
             subprocess.run(argv, capture_output=True, check=False,
                            env=dict(contender.environment))
     end = time.monotonic() + 10
-    while (left := set(_descendants(os.getpid())) - before) and time.monotonic() < end:
+    while (left := set(descendants(os.getpid())) - before) and time.monotonic() < end:
         for pid in left:
             if _is_workload(pid):
                 _kill(pid)

@@ -93,8 +93,10 @@ class Scenes:
 
     def _signalled(self) -> list[Asked]:
         path = self.made().removed(single_id).write()
-        script = '"$0" "$@" & sleep 0.4; kill -TERM $!; sleep 0.1; kill -TERM $!; wait'
-        return own_calls.trace(["/bin/sh", "-c", script, path, *words_of([[call("@hold", 9000)]])],
+        script = ('out=$1; shift; "$0" "$@" >"$out" & until [ -s "$out" ]; do sleep 0.01; done; '
+                  "kill -TERM $!; sleep 0.1; kill -TERM $!; wait")
+        words = words_of([[call("getpid")], [call("@hold", 9000)]])
+        return own_calls.trace(["/bin/sh", "-c", script, path, self.directory / "answers", *words],
                                self.directory, program=str(path))
 
     def _on_terminal(self) -> list[Asked]:

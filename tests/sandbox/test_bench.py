@@ -35,6 +35,7 @@ from hardrun.bench import (
 from hardrun.bench.bench import Bench
 from hardrun.bench.clock import Failure, Result, Sample, Start
 from hardrun.bench.contender import Ask, Contender
+from hardrun.bench.document import Series
 from hardrun.bench.rounds import Rounds
 from hardrun.errors import BadInput
 from hardrun.kernel.seccomp.simulate import Instruction
@@ -238,6 +239,45 @@ def test_a_container_that_can_not_be_made_takes_no_space_but_fails(tmp_path: Pat
     [found] = disk._measure(_kept(tmp_path, create=lambda _: ["false"]), (1, 4), 60)
     assert found.failure == "exit status 1"
     assert not found.samples
+
+
+def _running(directory: Path, *argv: str) -> disk.Kept:
+    return _kept(directory, create=None, start=None, stop=None, remove=None,
+                 run=lambda n: ["sh", "-c", f"touch {directory}/{n}; exec \"$@\"", "sh", *argv])
+
+
+def test_what_stays_in_the_foreground_is_counted_when_it_sleeps(
+    made: scene.Scene, tmp_path: Path
+) -> None:
+    [probe] = made.outside((scene.PROBE,))
+    kept = _running(tmp_path, probe, "hold")
+    found = {s.quantity: s for s in disk._measure(kept, (3,), 60)}
+    assert found["stopped, inodes"].at == 3
+    assert not found["running"].failure
+    assert memory.descendants(os.getpid()) == []
+
+
+def test_what_does_not_stay_is_not_counted_as_running(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(memory, "PATIENCE", 0.5)
+    [found] = disk._measure(_running(tmp_path, "false"), (3,), 60)
+    assert found.failure.startswith("not 1 asleep")
+    assert not found.samples
+
+
+def test_time_that_one_leaves_is_for_those_after_it(
+    made: scene.Scene, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    shares: list[float] = []
+
+    def measure(kept: disk.Kept, counts: object, seconds: float) -> list[Series]:
+        shares.append(seconds)
+        return []
+    monkeypatch.setattr(disk, "_all", lambda _: [_kept(tmp_path)] * 4)
+    monkeypatch.setattr(disk, "_measure", measure)
+    assert not list(disk.run(Bench(made, [], {}, {}, quick=True, seconds=12_000)))
+    assert [round(share, -3) for share in shares] == [3_000, 4_000, 6_000, 12_000]
 
 
 def test_the_probe_does_what_it_is_told(made: scene.Scene) -> None:

@@ -112,7 +112,8 @@ def test_whatever_the_workload_leaves_there_is_removed(program: Program) -> None
 
 
 def test_nothing_outlives_the_command(program: Program) -> None:
-    done = run(program, "setsid sh -c 'sleep 1000 & echo $!; sleep 1000' & sleep 0.3; echo $!")
+    done = run(program, "setsid sh -c 'sleep 1000 & echo $! > first; sleep 1000' & "
+                        "until [ -s first ]; do sleep 0.01; done; cat first; echo $!")
     first, second = map(int, done.stdout.split())
     assert gone(first)
     assert gone(second)

@@ -126,7 +126,7 @@ def test_a_parent_that_was_stopped_tells_what_happened_meanwhile(
 ) -> None:
     """A command that ended in its time has not run into the time-out, whenever that is seen."""
     ending = "sleep 60" if late else "read line; exit 7"
-    path = program.write(["sh", "-c", f"echo ready; {ending}"], [operation("timeout", 500)])
+    path = program.write(["sh", "-c", f"echo ready; {ending}"], [operation("timeout", 1500)])
     with subprocess.Popen([path], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         assert process.stdin is not None
         assert process.stdout is not None
@@ -134,7 +134,7 @@ def test_a_parent_that_was_stopped_tells_what_happened_meanwhile(
         process.send_signal(signal.SIGSTOP)
         process.stdin.write(b"\n")
         process.stdin.flush()
-        time.sleep(0.7)  # beyond the time-out
+        time.sleep(1.7)  # beyond the time-out
         process.send_signal(signal.SIGCONT)
         assert process.wait(60) == status
 

@@ -176,9 +176,9 @@ def _command_line(pid: int) -> bytes:
 
 
 def test_limits_are_those_of_a_run_from_the_command_on() -> None:
-    with hardrun.Pool(policy="judge", size=1, timeout=1, cpu_time="60s",
+    with hardrun.Pool(policy="judge", size=1, timeout=2, cpu_time="60s",
                       output_limit=100_000) as pool:
-        time.sleep(1.5)  # time in which it only waits is not the command's
+        time.sleep(2.5)  # time in which it only waits is not the command's
         assert sh(pool, "sleep 0.3; echo done").stdout == b"done\n"
         assert sh(pool, "sleep 1000").outcome == "timeout"
         result = sh(pool, "yes")
