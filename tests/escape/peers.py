@@ -88,8 +88,9 @@ def _is_on_pid_1(attack: Attack) -> bool:
                for step in attack.steps for argument in step.arguments)
 
 
-def _version(*argv: str) -> str:
-    done = subprocess.run([*argv, "--version"], capture_output=True, text=True, check=True)
+def _version(*argv: str, **options: Any) -> str:
+    done = subprocess.run([*argv, "--version"], capture_output=True, text=True, check=True,
+                          **options)
     return done.stdout.splitlines()[0].split()[-1]
 
 
@@ -129,8 +130,9 @@ def podman(probe: Path, container: Podman) -> Peer:
             return None
         return _run([*container.command("--volume=/usr:/usr:ro", *extra), "/probe"], attack,
                     env=environment)
+    version = _version(str(PODMAN), env=environment)
     return Peer(
-        "podman", f"podman {_version(str(PODMAN))} with runc {_version(str(RUNC))}, rootless: "
+        "podman", f"podman {version} with runc {_version(str(RUNC))}, rootless: "
         "`podman run --cgroups=disabled --network none --ulimit host --volume=/usr:/usr:ro "
         "--rootfs DIRECTORY`",
         "the command is root of the container's user namespace, with podman's default capabilities "

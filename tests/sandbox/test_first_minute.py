@@ -35,9 +35,10 @@ def shell(home: Path, tmp_path: Path) -> Shell:
 
 def _ubuntu(home: Path, programs: Path, refused: Sequence[str] = RESTRICTED) -> Shell:
     """A shell where Ubuntu's switch is set, and the kernel refuses as AppArmor does there."""
+    copy = shlex.quote(str(home.parent / "kernel"))
     script = (
-        "set -e; d=$(mktemp -d); cd /proc/sys/kernel; cp -r . $d 2>/dev/null || true; "
-        f"echo 1 > $d/{SWITCH}; mount --bind $d /proc/sys/kernel; cd \"$OLDPWD\"; exec \"$@\"")
+        f"set -e; mkdir -p {copy}; cp -r /proc/sys/kernel/. {copy} 2>/dev/null || true; "
+        f"echo 1 > {copy}/{SWITCH}; mount --bind {copy} /proc/sys/kernel; exec \"$@\"")
     faked = [word for name in refused for word in ("--errno", f"{name}=EACCES")]
     variables = first_minute.environment(home, programs)
     return first_minute.shell_in(
