@@ -30,6 +30,7 @@ STATES = ("created", "running", "stopped")
 ONE_MORE = "one more"
 """What came with each single one, of which the median counts: records share their blocks."""
 _HOLD = (PROBE, "hold")
+_PAUSE = 0.2  # seconds
 _BLOCK = 512  # what st_blocks counts in, whatever the file system (stat(2))
 
 Maker = Callable[[int], Sequence[str]]
@@ -275,7 +276,7 @@ def _states(kept: Kept, count: int) -> Iterator[tuple[str, Usage | str, list[flo
         yield "running", failure or allocated(kept.paths), [*added]
         if not failure:
             failure = _do(kept, kept.stop, count)
-            time.sleep(0.2)
+            time.sleep(_PAUSE)
             yield "stopped", failure or allocated(kept.paths), []
 
 
@@ -285,13 +286,17 @@ def _held(kept: Kept, run: Maker, count: int) -> Usage | str:
     processes = [subprocess.Popen(run(number), stdin=subprocess.DEVNULL,
                                   stdout=subprocess.DEVNULL, env=dict(kept.environment))
                  for number in range(count)]
-    asleep = memory.asleep(before, count)
+    deadline = time.monotonic() + memory.PATIENCE
+    while (running := memory.workloads(set(memory.descendants(os.getpid())) - before)) < count:
+        if time.monotonic() > deadline:
+            break
+        time.sleep(_PAUSE)
     found = allocated(kept.paths)
     for process in processes:
         process.terminate()
     for process in processes:
         process.wait()
-    return f"not {count} asleep after {memory.PATIENCE:.0f} s" if asleep is None else found
+    return found if running >= count else f"{running} of {count} run"
 
 
 def _series(kept: Kept, state: str, usage: Usage, base: Usage, count: int) -> Iterator[Series]:

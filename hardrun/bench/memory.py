@@ -11,7 +11,7 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
@@ -89,7 +89,7 @@ def hold(contender: Contender, count: int) -> Held | Failure:
             failure = _start(contender, ask, started)
             if failure:
                 return failure
-        family = asleep(before, count, hidden=contender.hidden)
+        family = _asleep(before, count, hidden=contender.hidden)
         if family is None:
             return Failure(f"not {count} asleep after {PATIENCE:.0f} s")
         return _size([pid for pid in family if not _is_workload(pid)])
@@ -143,8 +143,13 @@ def _is_workload(pid: int) -> bool:
     return _comm(pid) == os.path.basename(PROBE) and not _children(pid)
 
 
-def asleep(before: set[int], count: int, *, hidden: bool = False) -> list[int] | None:
-    """The processes, once that many programs sleep and nobody else has something to do; or None.
+def workloads(family: Iterable[int]) -> int:
+    """How many of the processes are the program that was told to sleep."""
+    return sum(_is_workload(pid) for pid in family)
+
+
+def _asleep(before: set[int], count: int, *, hidden: bool) -> list[int] | None:
+    """The processes, once that many programs sleep and nobody else has something to do.
 
     Where programs are no processes of the host (gVisor) it has to be enough that, for a second,
     the same processes are there and sleep.
@@ -154,7 +159,7 @@ def asleep(before: set[int], count: int, *, hidden: bool = False) -> list[int] |
     same = 0
     while time.monotonic() < end:
         family = sorted(set(descendants(os.getpid())) - before)
-        ready = hidden or sum(_is_workload(pid) for pid in family) >= count
+        ready = hidden or workloads(family) >= count
         quiet = family == last and len(family) >= count and all(
             _state(pid) in "SZt" for pid in family)
         same = same + 1 if ready and quiet else 0

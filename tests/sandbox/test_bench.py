@@ -262,7 +262,7 @@ def test_what_does_not_stay_is_not_counted_as_running(
 ) -> None:
     monkeypatch.setattr(memory, "PATIENCE", 0.5)
     [found] = disk._measure(_running(tmp_path, "false"), (3,), 60)
-    assert found.failure.startswith("not 1 asleep")
+    assert found.failure == "0 of 1 run"
     assert not found.samples
 
 
