@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from hardrun.cli.render import write
+from hardrun.errors import BadInput
 
 if TYPE_CHECKING:
     from hardrun.demo.play import Row
@@ -57,9 +59,12 @@ def _summary(rows: list[Row]) -> str:
 def command(as_json: bool) -> int:
     """Let a hostile script try to get out of the policy `untrusted`, then run it free.
 
-    Destructive attempts are harmless without the sandbox. The exit status is 0 only if nothing got
-    through.
+    Destructive attempts are harmless without the sandbox, except root's: root is refused. The exit
+    status is 0 only if nothing got through.
     """
+    if os.geteuid() == 0:  # what root's script mounts in the second act would stay on the host
+        raise BadInput("the demonstration also runs its hostile script without a sandbox: "
+                       "not as root", hint="run it as an ordinary user")
     from hardrun.demo.play import play
 
     rows = play()

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from tests.escape.outer import needs_unshare
 from tests.installed import HARDRUN
 
 # Whatever a host forbids an ordinary user already, these it does not: without them the table
@@ -47,3 +48,11 @@ def test_without_a_sandbox_the_same_script_gets_through(
     """The control: an attempt that fails everywhere would show nothing."""
     through = {row["attempt"] for row in demonstration[1] if row["without_sandbox"]}
     assert ALWAYS_POSSIBLE - through == set()
+
+
+@needs_unshare
+def test_root_would_run_the_script_free_and_is_refused() -> None:
+    done = subprocess.run(["unshare", "--user", "--map-root-user", HARDRUN, "demo"],
+                          capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (125, "")
+    assert "not as root" in done.stderr
